@@ -1,0 +1,1 @@
+"""Say it, get the mask: language-prompted segmentation, compiled for the edge."""

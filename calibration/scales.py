@@ -1,0 +1,51 @@
+"""Real values as integers: scales, zero points and int8 weights."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .ranges import Range
+
+__all__ = ["affine_uint8", "least_scale", "symmetric_int8"]
+
+
+def affine_uint8(values: Range) -> tuple[np.ndarray, np.ndarray]:
+    """Return the scale (float32 scalar) and the zero point (uint8 scalar) of a range.
+
+    The range is widened to hold zero, which padding and ReLU need exactly.
+    """
+    low, high = min(values.low, 0.0), max(values.high, 0.0)
+    scale = np.float32((high - low) / 255) or np.float32(1)
+    return np.array(scale), np.array(np.rint(-low / scale), np.uint8)
+
+
+def symmetric_int8(
+    weight: np.ndarray, *, axis: int, least: np.ndarray | float = 0.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Round each channel of a weight by its own scale, with zero point 0.
+
+    Args:
+        weight: float of any shape.
+        axis: The axis of the channels.
+        least: Lower bound of the scales, float (channels,) or one for all.
+
+    Returns:
+        Integers int8 of `weight`'s shape in [-127, 127], and scales float32 (channels,).
+    """
+    others = tuple(number for number in range(weight.ndim) if number != axis)
+    scale = np.maximum(np.abs(weight).max(axis=others) / 127, least).astype(np.float32)
+    scale[scale == 0] = 1
+    integers = np.rint(weight / np.expand_dims(scale, others))
+    return np.clip(integers, -127, 127).astype(np.int8), scale
+
+
+def least_scale(bias: np.ndarray, input_scale: np.ndarray) -> np.ndarray:
+    """Return the weight scales below which `bias`, in units of both scales, overflows int32.
+
+    Folding a BatchNorm can leave a dead channel: tiny weights beside a bias of ordinary size.
+
+    Args:
+        bias: float32 (channels,).
+        input_scale: float32 scalar.
+    """
+    return np.abs(bias) / (np.float64(input_scale) * 2**30)

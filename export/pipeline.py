@@ -1,0 +1,273 @@
+"""A checkpoint's way: open, load, trace, verify, calibrate, choose, gate, write."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from ..calibration import precision, quantize
+from ..calibration.gate import OVERALL, points_lost, score_samples, with_stages
+from ..calibration.precision import Choice
+from ..calibration.quantize import Candidate
+from ..calibration.recording import Recorder, Run
+from ..calibration.samples import Sample, read_samples
+from ..calibration.score import Score
+from ..calibration.session import open_model, tensors_from_values
+from ..runtime.bundle import Bundle
+from ..runtime.errors import GateError, UnknownNameError
+from ..runtime.machine import processor_name
+from ..runtime.spec import (
+    SCHEMA_VERSION,
+    LatencyRow,
+    Manifest,
+    QualityRow,
+    SourceSpec,
+    StageSpec,
+    TokenizerSpec,
+)
+from ..runtime.systems import System, open_system
+from .checkpoint import VOCABULARY_FILE, Checkpoint, open_checkpoint
+from .graph import Stage, trace
+from .recipe import PRECISIONS, ExportRecipe
+from .systems import system_module
+from .verify import verify
+
+SAMPLES_FOLDER = "samples"
+GOLDEN_PHRASES = 2
+LEAST_COSINE = 0.98
+"""A stage whose outputs are further from FP32's is not worth asking the masks."""
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Reference:
+    """The FP32 system on the samples: what every candidate is held against."""
+
+    runs: Mapping[str, list[Run]]
+    scores: dict[str, Score]
+    masks: list[np.ndarray]
+
+
+def export(recipe: ExportRecipe, say: Say) -> Bundle:
+    """Turn a checkpoint into a bundle; killed at any moment it leaves the old bundle or none.
+
+    Args:
+        recipe: What to do.
+        say: Is told each step in one line.
+
+    Raises:
+        CheckpointError: The checkpoint does not fit the network.
+        GateError: The quantized masks lose more than `recipe.max_iou_drop`.
+        UnknownNameError: There is no such system or precision.
+        SaymaskError: See `Bundle.write` and `engine.open_engine`.
+    """
+    module = system_module(recipe.system)
+    if recipe.precision not in PRECISIONS:
+        raise UnknownNameError("precision", recipe.precision, PRECISIONS)
+    checkpoint = open_checkpoint(recipe.checkpoint or module.MINIATURE)
+    samples = _samples(recipe, checkpoint)
+    say(f"load {checkpoint.name}: {checkpoint.config.system} {checkpoint.config.variant}")
+    network = module.load(checkpoint)
+    stages = module.stages(network)
+    graphs = {}
+    for stage in stages:
+        say(f"trace {stage.name}")
+        graphs[stage.name] = trace(stage)
+    manifest = _manifest(recipe, checkpoint, module.views(network.spec), graphs)
+    with tempfile.TemporaryDirectory() as scratch:
+        draft = _write(Path(scratch, "fp32"), manifest, graphs, checkpoint, {})
+        with closing(open_system(draft, device="cpu", threads=recipe.threads)) as system:
+            say(f"run {len(samples)} pictures in FP32")
+            reference = _observe(system, samples)
+            for stage in stages:
+                worst = verify(stage, reference.runs[stage.name][:3])
+                say(f"verify {stage.name}: within {worst:.1e} of PyTorch")
+            choices = _choose(recipe, graphs, system, samples, reference, say)
+            scores = _gate(recipe, choices, system, samples, reference)
+            golden = _golden(draft, samples[0], recipe.threads)
+    manifest = _report(manifest, samples, reference.scores, scores, choices)
+    graphs |= {name: choice.candidate.model for name, choice in choices.items()}
+    return _write(recipe.out, manifest, graphs, checkpoint, golden)
+
+
+def _samples(recipe: ExportRecipe, checkpoint: Checkpoint) -> tuple[Sample, ...]:
+    folder = recipe.samples or checkpoint.folder / SAMPLES_FOLDER
+    return read_samples(folder, limit=recipe.sample_limit)
+
+
+def _manifest(
+    recipe: ExportRecipe,
+    checkpoint: Checkpoint,
+    views: tuple,
+    graphs: Mapping[str, onnx.ModelProto],
+) -> Manifest:
+    config = checkpoint.config
+    return Manifest(
+        schema_version=SCHEMA_VERSION,
+        system=config.system,
+        variant=config.variant,
+        precision=recipe.precision,
+        stages=tuple(_stage(name, graph) for name, graph in graphs.items()),
+        views=views,
+        tokenizer=TokenizerSpec(
+            kind="xlm-roberta", file=VOCABULARY_FILE, max_tokens=config.max_tokens
+        ),
+        templates=(("semantic", "[semantic] {phrase}"),),
+        mask_threshold=0.0,
+        source=SourceSpec(name=checkpoint.name, sha256=checkpoint.sha256(), license=config.license),
+        quality=(),
+        latency=(),
+        machine=processor_name(),
+        files=(),
+    )
+
+
+def _stage(name: str, graph: onnx.ModelProto) -> StageSpec:
+    return StageSpec(
+        name=name,
+        file=f"stages/{name}.onnx",
+        inputs=tensors_from_values(graph.graph.input),
+        outputs=tensors_from_values(graph.graph.output),
+        precision="fp32",
+        reason="fp32 was asked for",
+    )
+
+
+def _write(
+    folder: Path,
+    manifest: Manifest,
+    graphs: Mapping[str, onnx.ModelProto],
+    checkpoint: Checkpoint,
+    golden: Mapping[str, np.ndarray],
+) -> Bundle:
+    files: dict[str, bytes | Path] = {
+        stage.file: graphs[stage.name].SerializeToString() for stage in manifest.stages
+    }
+    files[manifest.tokenizer.file] = checkpoint.vocabulary
+    return Bundle.write(folder, manifest, files, golden)
+
+
+def _observe(system: System, samples: Sequence[Sample]) -> _Reference:
+    recorder = Recorder()
+    scores, masks = score_samples(system.with_engines(recorder.watch), samples)
+    return _Reference(recorder.runs, scores, masks)
+
+
+def _choose(
+    recipe: ExportRecipe,
+    graphs: Mapping[str, onnx.ModelProto],
+    system: System,
+    samples: Sequence[Sample],
+    reference: _Reference,
+    say: Say,
+) -> dict[str, Choice]:
+    """Decide each stage's precision; none where FP32 was asked for."""
+    choices = {}
+    for name, graph in graphs.items() if recipe.precision == "int8" else ():
+        feeds = [run.inputs for run in reference.runs[name]]
+        found = quantize.candidates(graph, feeds, threads=recipe.threads)
+
+        def judge(candidate: Candidate, name: str = name) -> str:
+            engine = open_model(candidate.model, threads=recipe.threads)
+            swapped = with_stages(system, {name: engine})
+            scores, _ = score_samples(swapped, samples, reference.masks)
+            lost = points_lost(reference.scores, scores)
+            return f"loses {lost:.2f} gIoU points" if lost > recipe.max_iou_drop else ""
+
+        precisions = {each.precision for each in found}
+        choices[name] = precision.choose(
+            found,
+            feeds,
+            floor=LEAST_COSINE,
+            threads=recipe.threads,
+            judge=judge,
+            forced=recipe.forced if recipe.forced in precisions else None,
+        )
+        say(f"choose {name}: {choices[name].reason}")
+    return choices
+
+
+def _gate(
+    recipe: ExportRecipe,
+    choices: Mapping[str, Choice],
+    system: System,
+    samples: Sequence[Sample],
+    reference: _Reference,
+) -> dict[str, Score]:
+    engines = {
+        name: open_model(choice.candidate.model, threads=recipe.threads)
+        for name, choice in choices.items()
+    }
+    scores, _ = score_samples(with_stages(system, engines), samples, reference.masks)
+    lost = points_lost(reference.scores, scores)
+    if lost > recipe.max_iou_drop:
+        taken = ", ".join(
+            f"{name} {choice.candidate.precision}" for name, choice in choices.items()
+        )
+        raise GateError(
+            f"the masks must lose at most {recipe.max_iou_drop:g} gIoU points against FP32; they "
+            f"lose {lost:.2f} with {taken}; allow more with --max-iou-drop or give more --samples"
+        )
+    return scores
+
+
+def _golden(draft: Bundle, sample: Sample, threads: int) -> dict[str, np.ndarray]:
+    """Return a frame, its phrases and what FP32 makes of them, stage by stage."""
+    recorder = Recorder()
+    texts = sample.texts[:GOLDEN_PHRASES]
+    short = replace(
+        sample,
+        texts=texts,
+        tasks=sample.tasks[:GOLDEN_PHRASES],
+        masks=None,
+    )
+    with closing(open_system(draft, device="cpu", threads=threads)) as system:
+        score_samples(system.with_engines(recorder.watch), [short])
+    golden = {"frame": sample.frame, "phrases": np.array(texts)}
+    for name, (run,) in recorder.runs.items():
+        for arrays in (run.inputs, run.outputs):
+            golden |= {f"{name}/{tensor}": array for tensor, array in arrays.items()}
+    return golden
+
+
+def _report(
+    manifest: Manifest,
+    samples: Sequence[Sample],
+    fp32: Mapping[str, Score],
+    scores: Mapping[str, Score],
+    choices: Mapping[str, Choice],
+) -> Manifest:
+    """Return the manifest with what was decided and measured."""
+    has_truth = all(sample.masks is not None for sample in samples)
+    quality = tuple(
+        QualityRow(
+            task=task,
+            metric="gIoU",
+            data="samples" if has_truth else "samples, FP32 masks as truth",
+            phrase_count=scores[task].samples,
+            fp32=fp32[task].giou,
+            this=scores[task].giou,
+        )
+        for task in (*sorted(set(scores) - {OVERALL}), OVERALL)
+    )
+    latency: tuple[LatencyRow, ...] = tuple(
+        row for name, choice in choices.items() for row in choice.latency(name)
+    )
+    stages = tuple(
+        replace(
+            stage,
+            precision=choices[stage.name].candidate.precision,
+            reason=choices[stage.name].reason,
+        )
+        if stage.name in choices
+        else stage
+        for stage in manifest.stages
+    )
+    return replace(manifest, stages=stages, quality=quality, latency=latency)

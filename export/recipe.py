@@ -1,0 +1,32 @@
+"""What the user asks of an export."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+PRECISIONS = ("fp32", "int8")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportRecipe:
+    """Everything that decides what a bundle will be."""
+
+    system: str
+    """Key of `systems.SYSTEMS`."""
+    out: Path
+    """Folder of the bundle."""
+    checkpoint: str | None = None
+    """Folder or name of a checkpoint; None is the system's miniature."""
+    precision: str = "fp32"
+    """One of `PRECISIONS`: the lowest that a stage may take."""
+    samples: Path | None = None
+    """Folder with pictures and phrases to calibrate and judge on; None is the checkpoint's own."""
+    sample_limit: int = 48
+    """Most pictures to take from it."""
+    max_iou_drop: float = 1.0
+    """Most points of gIoU, 0 to 100, that the bundle may lose against FP32."""
+    forced: str | None = None
+    """Precision that every stage takes whatever it costs, for tests and comparisons."""
+    threads: int = 2
+    """Threads of the CPU that candidates are timed with."""

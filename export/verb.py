@@ -1,0 +1,87 @@
+"""`saymask export`: a checkpoint in, a bundle out."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+
+from ..runtime.errors import UnknownNameError, require
+from ..runtime.options import add_json, positive
+from ..runtime.progress import Progress
+from .systems import SYSTEMS
+
+BUNDLES = Path("bundles")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's arguments."""
+    parser.add_argument("system", help=", ".join(SYSTEMS))
+    parser.add_argument(
+        "--checkpoint", metavar="REF", help="folder of a checkpoint (the miniature that ships)"
+    )
+    parser.add_argument("--int8", action="store_true", help="INT8 wherever it is faster and right")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="the bundle (bundles/NAME-PRECISION)"
+    )
+    parser.add_argument(
+        "--samples",
+        type=Path,
+        metavar="DIR",
+        help="pictures and phrases.jsonl to calibrate and judge on (the checkpoint's own)",
+    )
+    parser.add_argument(
+        "--sample-limit", type=positive, default=48, metavar="N", help="most pictures of them (48)"
+    )
+    parser.add_argument(
+        "--max-iou-drop",
+        type=float,
+        default=1.0,
+        metavar="POINTS",
+        help="gIoU points that may be lost against FP32 before the export fails (1.0)",
+    )
+    parser.add_argument(
+        "--threads", type=positive, default=os.cpu_count(), metavar="N", help="CPU threads (all)"
+    )
+    add_json(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Export and say what was built."""
+    if args.system not in SYSTEMS:
+        raise UnknownNameError("system", args.system, SYSTEMS)
+    for library in ("torch", "onnx", "onnxscript"):
+        require(library, extra="export")
+    from .pipeline import export
+    from .recipe import ExportRecipe
+
+    precision = "int8" if args.int8 else "fp32"
+    name = Path(args.checkpoint).resolve().name if args.checkpoint else f"{args.system}-mini"
+    recipe = ExportRecipe(
+        system=args.system,
+        out=args.out or BUNDLES / f"{name}-{precision}",
+        checkpoint=args.checkpoint,
+        precision=precision,
+        samples=args.samples,
+        sample_limit=args.sample_limit,
+        max_iou_drop=args.max_iou_drop,
+        threads=args.threads,
+    )
+    with Progress("export") as progress:
+        bundle = export(recipe, progress.say)
+    manifest = bundle.manifest
+    report = {
+        "bundle": str(recipe.out),
+        "stages": {stage.name: stage.precision for stage in manifest.stages},
+        "quality": [
+            {"task": row.task, "phrases": row.phrase_count, "fp32": row.fp32, "this": row.this}
+            for row in manifest.quality
+        ],
+        "bytes": sum(path.stat().st_size for path in bundle.folder.rglob("*") if path.is_file()),
+    }
+    if args.json:
+        print(json.dumps(report))
+    else:
+        print(f"wrote {recipe.out}; look at it with: saymask info {recipe.out}")
+    return 0

@@ -1,0 +1,117 @@
+"""An engine: one stage of a system, named arrays in and named arrays out."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Mapping
+from typing import Protocol
+
+import numpy as np
+
+from .bundle import Bundle
+from .errors import EngineError, UnknownNameError, UsageError
+from .spec import StageSpec
+
+__all__ = ["BACKENDS", "Engine", "check_inputs", "open_engine", "open_engines"]
+
+BACKENDS = {"onnxruntime": "onnxruntime"}
+"""Names of backends and their modules in `backends/`, imported when chosen."""
+
+
+class Engine(Protocol):
+    """One compiled stage; it keeps nothing from one run to the next."""
+
+    @property
+    def stage(self) -> StageSpec:
+        """What it computes."""
+        ...
+
+    @property
+    def device(self) -> str:
+        """Where it computes: "cpu" or "cuda:N"."""
+        ...
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Compute the stage's outputs, by name, from its inputs, by name.
+
+        Raises:
+            EngineError: The inputs do not fit the stage, or the computation failed.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give its memory back; it cannot run any more."""
+        ...
+
+
+def open_engine(
+    bundle: Bundle,
+    stage: str,
+    *,
+    device: str = "auto",
+    threads: int | None = None,
+    backend: str = "onnxruntime",
+) -> Engine:
+    """Open one stage of a bundle.
+
+    Args:
+        bundle: Where the stage's graph is.
+        stage: Name of the stage.
+        device: "auto", "cpu", "cuda" or "cuda:N"; only "auto" may fall back to the CPU.
+        threads: Threads of the CPU; None leaves one for each physical core.
+        backend: Key of `BACKENDS`.
+
+    Raises:
+        BundleError: The bundle has no such stage.
+        DeviceError: `device` cannot run it.
+        EngineError: The backend refuses the graph.
+        MissingExtraError: The backend's library is not installed.
+        UnknownNameError: There is no such backend.
+        UsageError: `device` or `threads` make no sense.
+    """
+    if backend not in BACKENDS:
+        raise UnknownNameError("backend", backend, BACKENDS)
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+        raise UsageError(f"device must be auto, cpu, cuda or cuda:N; got {device!r}")
+    if threads is not None and threads < 1:
+        raise UsageError(f"threads must be at least 1; got {threads}")
+    spec = bundle.stage(stage)
+    module = importlib.import_module(f".backends.{BACKENDS[backend]}", __package__)
+    return module.open_graph(bundle.folder / spec.file, spec, device=device, threads=threads)
+
+
+def open_engines(
+    bundle: Bundle, stages: tuple[str, ...], *, device: str = "auto", threads: int | None = None
+) -> dict[str, Engine]:
+    """Open several stages on one device: what "auto" means is settled by the first of them."""
+    engines: dict[str, Engine] = {}
+    for stage in stages:
+        engines[stage] = open_engine(bundle, stage, device=device, threads=threads)
+        device = engines[stage].device
+    return engines
+
+
+def check_inputs(stage: StageSpec, inputs: Mapping[str, np.ndarray]) -> None:
+    """Compare the inputs of a run with what the stage takes.
+
+    Raises:
+        EngineError: A name is missing or unknown, or a dtype or a fixed extent is another.
+    """
+    names = {tensor.name for tensor in stage.inputs}
+    if names != set(inputs):
+        raise EngineError(
+            f"stage {stage.name!r} takes {', '.join(sorted(names))}; got {', '.join(inputs)}"
+        )
+    for tensor in stage.inputs:
+        array = inputs[tensor.name]
+        has_shape = array.ndim == len(tensor.shape) and all(
+            isinstance(axis, str) or axis == extent
+            for axis, extent in zip(tensor.shape, array.shape, strict=True)
+        )
+        if not has_shape or array.dtype.name != tensor.dtype:
+            shape = ", ".join(map(str, tensor.shape))
+            raise EngineError(
+                f"stage {stage.name!r} takes {tensor.name} as {tensor.dtype} ({shape}); "
+                f"got {array.dtype} {array.shape}"
+            )

@@ -1,0 +1,69 @@
+"""One file for each published system: which engines, in which order."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+
+from ..bundle import Bundle
+from ..engine import Engine
+from ..errors import UnknownNameError
+from ..masks import Masks
+from ..prompt import Prompt
+
+__all__ = ["SYSTEMS", "System", "Wrap", "open_system"]
+
+SYSTEMS = {"evf-sam": "evf_sam"}
+"""Names of systems and their modules here, imported when a bundle asks for one."""
+
+
+Wrap = Callable[[Engine], Engine]
+"""Gives an engine of the same stage for an engine."""
+
+
+class System(Protocol):
+    """The engines of one bundle; it keeps nothing from one frame to the next."""
+
+    @property
+    def device(self) -> str:
+        """Where it computes: "cpu" or "cuda:N"."""
+        ...
+
+    def segment(self, frame: np.ndarray, prompts: tuple[Prompt, ...]) -> Masks:
+        """Segment a frame (H, W, 3) uint8 RGB as the prompts say."""
+        ...
+
+    def with_engines(self, wrap: Wrap) -> System:
+        """Return the same system on what `wrap` gives for each of its engines."""
+        ...
+
+    def close(self) -> None:
+        """Give its memory back."""
+        ...
+
+
+def open_system(
+    bundle: Bundle, *, device: str, threads: int | None, wrap: Wrap | None = None
+) -> System:
+    """Open the system that a bundle holds.
+
+    Args:
+        bundle: What to open.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        threads: Threads of the CPU; None leaves one for each physical core.
+        wrap: Is given each engine and returns what runs in its place: the same one watched, as
+            calibration does, or another graph of the same stage.
+
+    Raises:
+        UnknownNameError: It is a system that this saymask does not run.
+        SaymaskError: See `engine.open_engine`.
+    """
+    name = bundle.manifest.system
+    if name not in SYSTEMS:
+        raise UnknownNameError("system", name, SYSTEMS)
+    module = importlib.import_module(f".{SYSTEMS[name]}", __package__)
+    system = module.open_system(bundle, device=device, threads=threads)
+    return system if wrap is None else system.with_engines(wrap)

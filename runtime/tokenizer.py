@@ -1,0 +1,98 @@
+"""Words as token ids, in the convention that a system's text encoder was trained with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from .errors import BundleError, PromptError, UnknownNameError, require
+from .spec import TokenizerSpec
+
+__all__ = ["TOKENIZERS", "Tokenizer", "XlmRoberta", "open_tokenizer"]
+
+
+class Tokenizer(Protocol):
+    """Turns several texts into one array of token ids."""
+
+    def batch(self, texts: Sequence[str]) -> np.ndarray:
+        """Encode N texts as (N, longest) int64 ids, padded on the right."""
+        ...
+
+
+class XlmRoberta:
+    """SentencePiece pieces with XLM-RoBERTa's ids, as BEiT-3 takes them.
+
+    <s> = 0, <pad> = 1, </s> = 2, <unk> = 3; another piece has SentencePiece's id + 1 (transformers,
+    XLMRobertaTokenizer, the slow one).
+    """
+
+    BEGIN, PAD, END, UNKNOWN = range(4)
+
+    def __init__(self, file: Path, max_tokens: int) -> None:
+        """Load the vocabulary.
+
+        Args:
+            file: A SentencePiece model.
+            max_tokens: Longest accepted text, <s> and </s> included.
+
+        Raises:
+            BundleError: `file` is not a SentencePiece model.
+            MissingExtraError: sentencepiece is not installed.
+        """
+        sentencepiece = require("sentencepiece", extra="cpu")
+        try:
+            self._pieces = sentencepiece.SentencePieceProcessor(model_file=str(file))
+        except (OSError, RuntimeError) as error:
+            raise BundleError(
+                f"the vocabulary must be a SentencePiece model; {file} is not: {error}; "
+                "export the bundle again"
+            ) from error
+        self._max_tokens = max_tokens
+
+    def ids(self, text: str) -> list[int]:
+        """Encode one text, wrapped in <s> and </s>.
+
+        Raises:
+            PromptError: It has too many tokens.
+        """
+        unknown = self._pieces.unk_id()
+        pieces = self._pieces.encode(text)
+        ids = [self.UNKNOWN if piece == unknown else piece + 1 for piece in pieces]
+        if len(ids) + 2 > self._max_tokens:
+            raise PromptError(
+                f"a prompt must have at most {self._max_tokens} tokens with its begin and end; "
+                f"got {len(ids) + 2} in {text[:60]!r}; say it in fewer words"
+            )
+        return [self.BEGIN, *ids, self.END]
+
+    def batch(self, texts: Sequence[str]) -> np.ndarray:
+        """Encode N texts as (N, longest) int64 ids, padded with <pad> on the right.
+
+        Raises:
+            PromptError: One of them has too many tokens.
+        """
+        rows = [self.ids(text) for text in texts]
+        padded = np.full((len(rows), max(map(len, rows), default=0)), self.PAD, np.int64)
+        for row, ids in zip(padded, rows, strict=True):
+            row[: len(ids)] = ids
+        return padded
+
+
+TOKENIZERS = {"xlm-roberta": XlmRoberta}
+"""Kinds of tokenizers, by `TokenizerSpec.kind`."""
+
+
+def open_tokenizer(folder: Path, spec: TokenizerSpec) -> Tokenizer:
+    """Open the tokenizer of the bundle in `folder`.
+
+    Raises:
+        BundleError: Its vocabulary cannot be read.
+        MissingExtraError: The library it needs is not installed.
+        UnknownNameError: Its kind is not known here.
+    """
+    if spec.kind not in TOKENIZERS:
+        raise UnknownNameError("tokenizer", spec.kind, TOKENIZERS)
+    return TOKENIZERS[spec.kind](folder / spec.file, spec.max_tokens)

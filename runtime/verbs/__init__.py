@@ -1,0 +1,1 @@
+"""The verbs that segment, inspect and time."""

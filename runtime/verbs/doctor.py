@@ -1,0 +1,134 @@
+"""Show what this machine has, and what is missing and how to get it."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import platform
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from .. import machine
+from ..options import add_json
+from ..table import table
+
+__all__ = ["add_arguments", "run"]
+
+_LOADED = {
+    "numpy": "",
+    "onnxruntime": "cpu",
+    "sentencepiece": "cpu",
+    "cv2": "video",
+    "av": "video",
+    "tensorrt": "tensorrt",
+    "tensorrt_rtx": "rtx",
+    "llama_cpp": "llm",
+}
+"""Libraries of the runtime and the extras that bring them; they are loaded, as a run would."""
+
+_LOOKED_UP = {
+    "torch": "export",
+    "onnx": "export",
+    "onnxscript": "export",
+    "safetensors": "export",
+    "accelerate": "train",
+    "tqdm": "train",
+}
+"""Distributions that only exporting and training need; loading them would take seconds."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of `saymask doctor`."""
+    add_json(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the findings; a thing that is missing is a finding, no failure."""
+    findings = _findings()
+    print(json.dumps(findings, indent=2) if args.json else _report(findings))
+    return 0
+
+
+def _findings() -> dict[str, Any]:
+    return {
+        "saymask": version("saymask"),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": machine.processor_name(),
+        "cores": os.cpu_count(),
+        "features": machine.processor_features(),
+        "memory_bytes": machine.memory_bytes(),
+        "jetson": machine.jetson_release(),
+        "cuda_devices": [asdict(device) for device in machine.cuda_devices()],
+        "onnxruntime_providers": _providers(),
+        "libraries": [
+            *(_loaded(name, extra) for name, extra in _LOADED.items()),
+            *(_looked_up(name, extra) for name, extra in _LOOKED_UP.items()),
+        ],
+    }
+
+
+def _loaded(name: str, extra: str) -> dict[str, Any]:
+    found, fault = None, None
+    try:
+        found = str(getattr(importlib.import_module(name), "__version__", "unknown"))
+    except ModuleNotFoundError as error:
+        fault = None if error.name == name else str(error)
+    except Exception as error:  # a broken native library may raise anything
+        fault = f"{type(error).__name__}: {error}"
+    return {"name": name, "version": found, "extra": extra, "fault": fault}
+
+
+def _looked_up(name: str, extra: str) -> dict[str, Any]:
+    try:
+        found = version(name)
+    except PackageNotFoundError:
+        found = None
+    return {"name": name, "version": found, "extra": extra, "fault": None}
+
+
+def _providers() -> list[str]:
+    try:
+        return importlib.import_module("onnxruntime").get_available_providers()
+    except Exception:  # said in its row of the libraries
+        return []
+
+
+def _report(findings: dict[str, Any]) -> str:
+    features, memory = findings["features"], findings["memory_bytes"]
+    gpus = [
+        f"{gpu['name']} (sm {gpu['capability']}, {_gib(gpu['memory_bytes'])})"
+        for gpu in findings["cuda_devices"]
+    ]
+    facts = [
+        ("saymask", findings["saymask"]),
+        ("python", f"{findings['python']}, {findings['platform']}"),
+        ("processor", f"{findings['processor']}, {findings['cores']} logical cores"),
+        ("has", _present(features) if features else "?"),
+        ("memory", f"{_gib(memory['total'])}, {_gib(memory['available'])} free" if memory else "?"),
+        ("jetson", findings["jetson"] or "no"),
+        ("cuda", ", ".join(gpus) or "no device"),
+        ("onnxruntime", ", ".join(findings["onnxruntime_providers"]) or "no provider"),
+    ]
+    width = max(len(name) for name, _ in facts)
+    rows = [(row["name"], row["version"], _advice(row)) for row in findings["libraries"]]
+    lines = [f"{name:<{width}}  {value}" for name, value in facts]
+    return "\n".join([*lines, "", table(("library", "version", "to do"), rows)])
+
+
+def _present(features: dict[str, bool]) -> str:
+    names = [name for name, is_there in features.items() if is_there]
+    return ", ".join(f"{name} ({machine.FEATURES[name]})" for name in names) or "no 8-bit products"
+
+
+def _advice(row: dict[str, Any]) -> str:
+    if row["fault"]:
+        return f"does not load: {row['fault']}"
+    return "" if row["version"] else f"pip install 'saymask[{row['extra']}]'"
+
+
+def _gib(count_bytes: int) -> str:
+    return f"{count_bytes / 2**30:.1f} GiB"

@@ -1,0 +1,81 @@
+"""Candidates are measured for what they are."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from saymask.calibration import quantize
+from saymask.calibration.quantize import Candidate
+from saymask.calibration.trial import Difference, Trial, measure
+from saymask.runtime.errors import UsageError
+
+
+@pytest.fixture(scope="module")
+def sign(build):
+    """Makes a candidate that multiplies by a factor."""
+
+    def sign(precision: str, factor: float) -> Candidate:
+        model = build(
+            """
+            <ir_version: 9, opset_import: ["" : 20]>
+            net (float[2] x) => (float[2] y) { [times] y = Mul (x, factor) }
+            """,
+            factor=np.float32(factor),
+        )
+        return Candidate(precision=precision, model=model, plan={})
+
+    return sign
+
+
+def test_every_candidate_beside_fp32(tokens, sentences):
+    found = quantize.candidates(tokens, sentences)
+    fp32, static, dynamic = measure(found, sentences, threads=1, rounds=3)
+    assert [trial.candidate for trial in (fp32, static, dynamic)] == list(found)
+    assert fp32.differences[0].output == "states"
+    assert fp32.differences[0].max_abs == 0
+    assert fp32.least_cosine == pytest.approx(1)
+    assert 0.999 < static.least_cosine < 1
+    assert 0 < dynamic.differences[0].max_abs < 1
+    assert min(trial.median_ms for trial in (fp32, static, dynamic)) > 0
+    assert [trial.integer_kernels for trial in (fp32, static, dynamic)] == [0, 4, 4]
+
+
+@pytest.mark.parametrize(
+    ("factor", "cosine", "max_abs"), [(-1, -1, 8), (0, 0, 4), (3, 1, 8), (np.nan, np.nan, np.nan)]
+)
+def test_differences_over_all_feeds(sign, factor, cosine, max_abs):
+    feeds = [{"x": np.float32([1, 2])}, {"x": np.float32([4, -3])}]
+    _, other = measure([sign("fp32", 1), sign("int8-static", factor)], feeds, threads=1, rounds=1)
+    assert other.least_cosine == pytest.approx(cosine, nan_ok=True)
+    assert other.differences[0].max_abs == pytest.approx(max_abs, nan_ok=True)
+
+
+def test_zeros_are_alike(sign):
+    pair = [sign("fp32", 0), sign("int8-static", 0)]
+    _, other = measure(pair, [{"x": np.float32([1, 2])}], threads=1, rounds=1)
+    assert other.least_cosine == 1.0
+
+
+def test_one_bad_output_spoils_the_least_cosine(sign):
+    differences = tuple(
+        Difference(output=name, max_abs=0.0, cosine=cosine)
+        for name, cosine in (("good", 0.9), ("bad", np.nan))
+    )
+    trial = Trial(
+        candidate=sign("fp32", 1), median_ms=1.0, differences=differences, integer_kernels=0
+    )
+    assert np.isnan(trial.least_cosine)
+
+
+@pytest.mark.parametrize(
+    ("names", "feeds", "rounds"),
+    [
+        (["int8-static"], [{"x": np.float32([1, 2])}], 1),
+        (["fp32"], [], 1),
+        (["fp32"], [{"x": np.float32([1, 2])}], 0),
+    ],
+)
+def test_a_comparison_needs_its_parts(sign, names, feeds, rounds):
+    with pytest.raises(UsageError, match="a comparison needs the candidate fp32, a feed"):
+        measure([sign(name, 1) for name in names], feeds, threads=1, rounds=rounds)

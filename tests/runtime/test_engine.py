@@ -1,0 +1,63 @@
+"""Engines are found by name, and their inputs are checked against the stage."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from saymask.runtime.bundle import Bundle
+from saymask.runtime.engine import check_inputs, open_engine, open_engines
+from saymask.runtime.errors import BundleError, EngineError, UnknownNameError, UsageError
+
+IMAGE = np.zeros((1, 3, 32, 32), np.float32)
+IDS = np.zeros((2, 5), np.int64)
+
+
+@pytest.fixture
+def bundle(tiny_bundle) -> Bundle:
+    return Bundle.read(tiny_bundle)
+
+
+def test_several_engines_share_the_device(bundle):
+    engines = open_engines(bundle, ("image", "mask"), threads=1)
+    assert list(engines) == ["image", "mask"]
+    assert len({engine.device for engine in engines.values()}) == 1
+
+
+def test_unknown_names(bundle):
+    with pytest.raises(UnknownNameError, match="backend must be one of onnxruntime; got 'abacus'"):
+        open_engine(bundle, "image", backend="abacus")
+    with pytest.raises(BundleError, match="named 'video'"):
+        open_engine(bundle, "video")
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:", "cuda:-1", "CPU", ""])
+def test_device_that_makes_no_sense(bundle, device):
+    with pytest.raises(UsageError, match="device must be auto, cpu, cuda or cuda:N; got"):
+        open_engine(bundle, "image", device=device)
+
+
+@pytest.mark.parametrize("threads", [0, -2])
+def test_threads_that_make_no_sense(bundle, threads):
+    with pytest.raises(UsageError, match="threads must be at least 1; got"):
+        open_engine(bundle, "image", threads=threads)
+
+
+def test_any_extent_on_a_named_axis(bundle):
+    check_inputs(bundle.stage("prompt"), {"image": IMAGE, "token_ids": IDS})
+    check_inputs(bundle.stage("prompt"), {"image": IMAGE, "token_ids": IDS[:1, :3]})
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({"image": IMAGE}, "takes image, token_ids; got image"),
+        ({"image": IMAGE, "ids": IDS}, "takes image, token_ids; got image, ids"),
+        ({"image": IMAGE, "token_ids": IDS.astype(np.int32)}, r"got int32 \(2, 5\)"),
+        ({"image": IMAGE, "token_ids": IDS[0]}, r"int64 \(phrases, tokens\); got int64 \(5,\)"),
+        ({"image": IMAGE[..., 1:], "token_ids": IDS}, r"\(1, 3, 32, 32\); got float32 \(1, 3"),
+    ],
+)
+def test_inputs_that_do_not_fit(bundle, inputs, message):
+    with pytest.raises(EngineError, match=f"stage 'prompt' .*{message}"):
+        check_inputs(bundle.stage("prompt"), inputs)

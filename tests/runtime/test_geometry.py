@@ -1,0 +1,96 @@
+"""A frame finds its place in a view, and what was found in the view its place in the frame."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import interpolate
+
+from saymask.runtime.errors import FrameError, UnknownNameError
+from saymask.runtime.geometry import back, fit
+from saymask.runtime.spec import ViewSpec
+
+SAM = ViewSpec(
+    name="sam",
+    size_hw=(64, 64),
+    fit="pad",
+    interpolation="bilinear",
+    is_antialiased=True,
+    mean_rgb=(123.675, 116.28, 103.53),
+    std_rgb=(58.395, 57.12, 57.375),
+)
+BEIT = replace(SAM, name="beit", fit="stretch", interpolation="bicubic", is_antialiased=False)
+WIDE = replace(SAM, size_hw=(48, 96))
+FRAME = np.random.default_rng(0).integers(0, 256, (47, 91, 3), np.uint8)
+
+
+def _with_torch(view: ViewSpec, size_hw: tuple[int, int]) -> np.ndarray:
+    image = torch.from_numpy(FRAME).permute(2, 0, 1)[None].double()
+    image = interpolate(image, size_hw, mode=view.interpolation, antialias=view.is_antialiased)
+    mean, std = (torch.tensor(value)[:, None, None] for value in (view.mean_rgb, view.std_rgb))
+    return ((image - mean) / std).numpy()
+
+
+def test_pad_scales_the_longest_side():
+    image, placement = fit(FRAME, SAM)
+    assert (placement.frame_hw, placement.fitted_hw) == ((47, 91), (33, 64))
+    np.testing.assert_allclose(image[:, :, :33], _with_torch(SAM, (33, 64)), atol=1e-5)
+    assert not image[:, :, 33:].any()
+
+
+def test_stretch_fills_the_view():
+    image, placement = fit(FRAME, BEIT)
+    assert placement.fitted_hw == (64, 64)
+    np.testing.assert_allclose(image, _with_torch(BEIT, (64, 64)), atol=1e-5)
+
+
+@pytest.mark.parametrize("frame_hw", [(1, 1), (1, 5000), (5000, 1)])
+def test_extreme_frames_keep_a_pixel(frame_hw):
+    image, placement = fit(np.zeros((*frame_hw, 3), np.uint8), SAM)
+    assert image.shape == (1, 3, 64, 64)
+    masks, _ = back(np.ones((1, 16, 16), np.float32), placement, threshold=0)
+    assert masks.shape == (1, *frame_hw)
+    assert masks.all()
+
+
+@pytest.mark.parametrize("view", [SAM, BEIT, WIDE, replace(WIDE, fit="stretch")])
+def test_back_finds_the_square_again(view):
+    frame = np.zeros((120, 200, 3), np.uint8)
+    frame[30:70, 50:150] = 255
+    image, placement = fit(frame, view)
+    masks, _ = back(image[:, 0], placement, threshold=float(image.mean()))
+    assert (masks[0] == (frame[..., 0] > 0)).mean() > 0.97
+
+
+def test_stretched_logits_take_one_step():
+    logits = np.random.default_rng(0).normal(size=(1, 16, 16)).astype(np.float32)
+    masks, _ = back(logits, fit(FRAME, BEIT)[1], threshold=0)
+    expected = interpolate(torch.from_numpy(logits)[None].double(), (47, 91), mode="bilinear")
+    np.testing.assert_array_equal(masks, (expected[0] > 0).numpy())
+
+
+@pytest.mark.parametrize(
+    ("frame", "got"),
+    [
+        (np.zeros((4, 4, 3), np.float32), r"float32 \(4, 4, 3\)"),
+        (np.zeros((4, 4), np.uint8), r"uint8 \(4, 4\)"),
+        (np.zeros((4, 4, 4), np.uint8), r"uint8 \(4, 4, 4\)"),
+        (np.zeros((1, 4, 4, 3), np.uint8), r"uint8 \(1, 4, 4, 3\)"),
+        (np.zeros((0, 4, 3), np.uint8), r"uint8 \(0, 4, 3\)"),
+        ([[1]], "list"),
+        (None, "NoneType"),
+    ],
+)
+def test_bad_frames(frame, got):
+    with pytest.raises(FrameError, match=rf"uint8 \(H, W, 3\) RGB .* got {got}; scale floats"):
+        fit(frame, SAM)
+
+
+def test_unknown_names_are_listed():
+    with pytest.raises(UnknownNameError, match="fit must be one of pad, stretch; got 'crop'"):
+        fit(FRAME, replace(SAM, fit="crop"))
+    with pytest.raises(UnknownNameError, match="one of bicubic, bilinear; got 'lanczos'"):
+        fit(FRAME, replace(SAM, interpolation="lanczos"))

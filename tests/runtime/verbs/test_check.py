@@ -1,0 +1,50 @@
+import json
+
+import numpy as np
+import pytest
+
+from saymask.runtime.bundle import Bundle
+from saymask.runtime.cli import main
+
+
+@pytest.fixture
+def changed_bundle(tmp_path, tiny_bundle):
+    """The tiny bundle with one golden output that its graph doesn't give: infinities."""
+    source = Bundle.read(tiny_bundle)
+    golden = source.golden()
+    golden["mask/iou"] = np.full_like(golden["mask/iou"], np.inf)
+    files = {
+        name: source.folder / name for name, _ in source.manifest.files if name != "golden.npz"
+    }
+    return Bundle.write(tmp_path / "changed", source.manifest, files, golden).folder
+
+
+def test_a_good_bundle_passes(tiny_bundle, capsys):
+    assert main(["check", str(tiny_bundle), "--device", "cpu"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 6
+    assert all(line.endswith("good") for line in lines[1:])
+    assert lines[-1].split()[:3] == ["all", "logits", "fp32"]
+
+
+@pytest.mark.filterwarnings("ignore:invalid value")
+def test_a_stage_that_differs_fails_and_says_its_tolerance(changed_bundle, capsys):
+    assert main(["check", str(changed_bundle), "--device", "cpu"]) == 1
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "differs" in line]
+    assert line.split()[:2] == ["mask", "iou"]
+    assert line.endswith("differs: needs relative <= 0.001, IoU >= 0.99")
+
+
+@pytest.mark.filterwarnings("ignore:invalid value")
+def test_json_has_no_infinity(changed_bundle, capsys):
+    assert main(["check", str(changed_bundle), "--json", "--device", "cpu"]) == 1
+    found = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert not found["is_good"]
+    (wrong,) = [row for row in found["outputs"] if not row["is_within"]]
+    assert (wrong["output"], wrong["max_abs"]) == ("iou", None)
+    assert wrong["tolerance"] == {"relative": 0.001, "mask_iou": 0.99}
+
+
+def test_a_device_that_is_not_there_is_code_4(tiny_bundle, capsys):
+    assert main(["check", str(tiny_bundle), "--device", "cuda:99"]) == 4
+    assert "cuda:99" in capsys.readouterr().err

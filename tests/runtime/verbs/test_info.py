@@ -1,0 +1,72 @@
+import json
+import shutil
+from dataclasses import replace
+
+from saymask.runtime.bundle import Bundle
+from saymask.runtime.cli import main
+from saymask.runtime.spec import LatencyRow, QualityRow
+
+
+def test_a_person_reads_what_the_bundle_is(tiny_bundle, capsys):
+    assert main(["info", str(tiny_bundle)]) == 0
+    text = capsys.readouterr().out
+    for said in (
+        "system     evf-sam tiny, fp32",
+        "weights    tiny, licence CC0-1.0, SHA-256 000",
+        "image   fp32       0.00  nothing else was asked for",
+        "token_ids int64(phrases, tokens) -> prompt_embedding float32(phrases, 1, 4)",
+        "sam   64x64           pad      bilinear, antialiased",
+        "semantic '[semantic] {phrase}'",
+        "quality: not measured",
+        "latency: not compared",
+        Bundle.read(tiny_bundle).manifest.files[0][1],
+    ):
+        assert said in text
+
+
+def test_a_program_reads_the_whole_manifest(tiny_bundle, capsys):
+    assert main(["info", str(tiny_bundle), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    sizes_bytes, folder = found.pop("sizes_bytes"), found.pop("folder")
+    assert folder == str(tiny_bundle)
+    assert sizes_bytes["golden.npz"] == (tiny_bundle / "golden.npz").stat().st_size
+    assert found == json.loads((tiny_bundle / "bundle.json").read_text())
+
+
+def test_measured_figures_are_shown(tiny_bundle, tmp_path, capsys):
+    source = Bundle.read(tiny_bundle)
+    quality = QualityRow(
+        task="single", metric="gIoU", data="world:val", phrase_count=500, fp32=0.8, this=0.7951
+    )
+    latency = [
+        LatencyRow(stage="image", precision=name, median_ms=ms, is_taken=name == "int8-static")
+        for name, ms in (("fp32", 12.5), ("int8-static", 5.25))
+    ]
+    manifest = replace(
+        source.manifest, quality=(quality,), latency=tuple(latency), machine="Fast CPU 9000"
+    )
+    files = {
+        name: source.folder / name for name, _ in source.manifest.files if name != "golden.npz"
+    }
+    Bundle.write(tmp_path / "measured", manifest, files, source.golden())
+    assert main(["info", str(tmp_path / "measured")]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["single", "gIoU", "world:val", "500", "0.8000", "0.7951", "-0.0049"] in lines
+    assert ["image", "int8-static", "5.25", "taken"] in lines
+    assert ["image", "fp32", "12.50"] in lines
+    assert ["side", "by", "side", "on", "Fast", "CPU", "9000"] in lines
+
+
+def test_a_damaged_bundle_is_an_error(tiny_bundle, tmp_path, capsys):
+    damaged = shutil.copytree(tiny_bundle, tmp_path / "damaged")
+    (damaged / "golden.npz").unlink()
+    assert main(["info", str(damaged)]) == 1
+    out, err = capsys.readouterr()
+    assert not out
+    assert err.startswith("saymask: error: the bundle must hold ")
+    assert "golden.npz" in err
+
+
+def test_a_folder_that_is_no_bundle_is_an_error(tmp_path, capsys):
+    assert main(["info", str(tmp_path)]) == 1
+    assert "a bundle must hold bundle.json" in capsys.readouterr().err

@@ -1,0 +1,239 @@
+"""Drawn scenes kept on disk as views and label maps, so that training never waits for a brush."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from ..kernels.resize import resize_chw
+from ..runtime.replace import replacing
+from ..runtime.spec import ViewSpec
+from .world.catalogue import CATEGORIES, COLORS, PATTERNS
+from .world.compose import compose
+from .world.draw import draw
+from .world.expression import Expression
+from .world.speak import express
+from .world.truth import Drawing
+
+MAX_OBJECTS = 9
+CATEGORY_NAMES = tuple(CATEGORIES)
+COLOR_NAMES = tuple(COLORS)
+MAX_PARTS = max(len(category.parts) for category in CATEGORIES.values())
+PART_CLASSES = 1 + len(CATEGORY_NAMES) * MAX_PARTS
+"""Table, and every part of every category."""
+COLOR_CLASSES = 1 + len(COLOR_NAMES)
+"""Table, and every color."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheRecipe:
+    """Which scenes to draw and what to say about them."""
+
+    split: str = "train"
+    """"train", "val" or "test"."""
+    scenes: int = 30000
+    """How many scenes; their seeds count up from `first_seed`."""
+    first_seed: int = 0
+    """Seed of the first scene."""
+    frame_hw: tuple[int, int] = (240, 320)
+    """Height and width of the drawn frames; the views are scaled from these."""
+    tasks: tuple[str, ...] = ("single", "part", "semantic")
+    """Tasks of the phrases."""
+    phrases_per_task: int = 4
+    """Phrases of each task and scene, at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Phrases:
+    """All phrases of a cache, column by column."""
+
+    texts: list[str]
+    scene: np.ndarray
+    """int64 (phrases,): index of the scene."""
+    objects: np.ndarray
+    """bool (phrases, 1 + MAX_OBJECTS): which values of the instance map are meant."""
+    part: np.ndarray
+    """uint8 (phrases,): value of the part map that is meant; 0 means whole objects."""
+    task: np.ndarray
+    """str (phrases,): task names."""
+
+
+class SceneCache:
+    """Scenes as memory-mapped arrays; index i is the same scene in each.
+
+    Attributes:
+        views: View name to uint8 (scenes, h, w, 3).
+        instance_map: uint8 (scenes, h, w) at the first view's size; 0 is table.
+        part_map: uint8 (scenes, h, w); 0 is table.
+        things: uint8 (scenes, 1 + MAX_OBJECTS, 3): category, color and pattern of each value of the
+            instance map, counted from 1; 0 is table or nothing.
+        phrases: What is said about the scenes.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Open a cache that `draw_cache` wrote."""
+        names = json.loads((folder / "cache.json").read_text())["views"]
+        self.views = {name: np.load(folder / f"view_{name}.npy", mmap_mode="r") for name in names}
+        self.instance_map = np.load(folder / "instance_map.npy", mmap_mode="r")
+        self.part_map = np.load(folder / "part_map.npy", mmap_mode="r")
+        self.things = np.load(folder / "things.npy")
+        columns = np.load(folder / "phrases.npz")
+        self.phrases = Phrases(
+            (folder / "phrases.txt").read_text().splitlines(),
+            *(columns[name] for name in ("scene", "objects", "part", "task")),
+        )
+
+    def __len__(self) -> int:
+        """Number of scenes."""
+        return len(self.instance_map)
+
+    def phrase_masks(self, chosen: np.ndarray) -> np.ndarray:
+        """Return the masks of the chosen phrases as bool (phrases, h, w)."""
+        phrases, scene = self.phrases, self.phrases.scene[chosen]
+        instances = self.instance_map[scene]
+        rows = np.arange(len(chosen))[:, None, None]
+        masks = phrases.objects[chosen][rows, instances]
+        part = phrases.part[chosen][:, None, None]
+        return masks & ((part == 0) | (self.part_map[scene] == part))
+
+    def names(self, scenes: np.ndarray, grid_hw: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        """Return part class and color at the centre of each cell as int64 (scenes, rows, columns)."""
+        rows, columns = (
+            _centers(source, target)
+            for source, target in zip(self.instance_map.shape[1:], grid_hw, strict=True)
+        )
+        cells = (slice(None), rows[:, None], columns[None, :])
+        instance = self.instance_map[scenes][cells]
+        part = self.part_map[scenes][cells].astype(np.int64)
+        thing = self.things[np.asarray(scenes)[:, None, None], instance].astype(np.int64)
+        part_class = np.where(instance > 0, (thing[..., 0] - 1) * MAX_PARTS + part, 0)
+        return part_class, np.where(instance > 0, thing[..., 1], 0)
+
+
+def open_cache(folder: Path, recipe: CacheRecipe, views: tuple[ViewSpec, ...]) -> SceneCache:
+    """Open the cache in `folder`, drawn first when there is none."""
+    if not folder.exists():
+        draw_cache(folder, recipe, views)
+    return SceneCache(folder)
+
+
+def draw_cache(folder: Path, recipe: CacheRecipe, views: tuple[ViewSpec, ...]) -> None:
+    """Draw the scenes of `recipe` into `folder`, all or nothing, on every processor.
+
+    Args:
+        folder: Where the arrays go; an existing cache is replaced.
+        recipe: Which scenes.
+        views: How a frame becomes each model input; the first one's size is that of the label maps.
+    """
+    with replacing(folder) as scratch:
+        arrays = _arrays(scratch, recipe.scenes, views)
+        phrases: list[tuple[int, Expression, int]] = []
+        with multiprocessing.get_context("fork").Pool() as pool:
+            seeds = range(recipe.first_seed, recipe.first_seed + recipe.scenes)
+            rows = pool.imap(partial(_row, recipe=recipe, views=views), seeds, chunksize=64)
+            for index, (values, said) in enumerate(_progress(rows, recipe.scenes)):
+                for array, value in zip(arrays, values, strict=True):
+                    array[index] = value
+                phrases.extend((index, expression, part) for expression, part in said)
+        _write_phrases(scratch, phrases)
+        names = [view.name for view in views]
+        (scratch / "cache.json").write_text(json.dumps({"views": names}))
+
+
+def _arrays(folder: Path, scenes: int, views: tuple[ViewSpec, ...]) -> list[np.ndarray]:
+    shapes = {f"view_{view.name}": (*view.size_hw, 3) for view in views}
+    shapes |= {"instance_map": views[0].size_hw, "part_map": views[0].size_hw}
+    shapes |= {"things": (1 + MAX_OBJECTS, 3)}
+    return [
+        np.lib.format.open_memmap(
+            folder / f"{name}.npy", mode="w+", dtype=np.uint8, shape=(scenes, *shape)
+        )
+        for name, shape in shapes.items()
+    ]
+
+
+def _progress(rows: Iterator, total: int) -> Iterator:
+    from tqdm import tqdm
+
+    return iter(tqdm(rows, total=total, desc="draw", unit="scene", disable=None, smoothing=0.05))
+
+
+def _row(seed: int, *, recipe: CacheRecipe, views: tuple[ViewSpec, ...]) -> tuple[list, list]:
+    drawing = draw(compose(seed, recipe.split), recipe.frame_hw)
+    maps_hw = [drawing.instance_map_hw, drawing.part_map_hw]
+    values = [_view(drawing, view) for view in views]
+    values += [_nearest(map_hw, views[0].size_hw) for map_hw in maps_hw]
+    values.append(_things(drawing))
+    said = express(drawing, seed=seed, tasks=recipe.tasks, per_task=recipe.phrases_per_task)
+    return values, [(expression, _part_value(drawing, expression)) for expression in said]
+
+
+def _view(drawing: Drawing, view: ViewSpec) -> np.ndarray:
+    resized = resize_chw(
+        drawing.image_hwc,
+        view.size_hw,
+        interpolation=view.interpolation,
+        is_antialiased=view.is_antialiased,
+    )
+    return resized.round().clip(0, 255).astype(np.uint8).transpose(1, 2, 0)
+
+
+def _nearest(map_hw: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
+    rows, columns = (
+        _centers(source, target) for source, target in zip(map_hw.shape, size_hw, strict=True)
+    )
+    return map_hw[np.ix_(rows, columns)]
+
+
+def _centers(source: int, target: int) -> np.ndarray:
+    """Return which of `source` samples lies at the centre of each of `target` cells."""
+    return ((np.arange(target) + 0.5) * source / target).astype(int)
+
+
+def _things(drawing: Drawing) -> np.ndarray:
+    things = np.zeros((1 + MAX_OBJECTS, 3), np.uint8)
+    for index, thing in enumerate(drawing.scene.objects, start=1):
+        things[index] = (
+            1 + CATEGORY_NAMES.index(thing.category),
+            1 + COLOR_NAMES.index(thing.color),
+            1 + PATTERNS.index(thing.pattern),
+        )
+    return things
+
+
+def _part_value(drawing: Drawing, expression: Expression) -> int:
+    """Return the part map's value that all targets share; 0 for whole objects."""
+    values = {
+        0
+        if target.part is None
+        else 1 + part_names(drawing.scene.objects[target.object_index].category).index(target.part)
+        for target in expression.targets
+    }
+    return values.pop() if len(values) == 1 else 0
+
+
+def part_names(category: str) -> tuple[str, ...]:
+    """Return the category's part names in the part map's order."""
+    return tuple(part.name for part in CATEGORIES[category].parts)
+
+
+def _write_phrases(folder: Path, phrases: list[tuple[int, Expression, int]]) -> None:
+    objects = np.zeros((len(phrases), 1 + MAX_OBJECTS), bool)
+    for row, (_, expression, _) in enumerate(phrases):
+        for target in expression.targets:
+            objects[row, 1 + target.object_index] = True
+    np.savez(
+        folder / "phrases.npz",
+        scene=np.array([scene for scene, _, _ in phrases]),
+        objects=objects,
+        part=np.array([part for _, _, part in phrases], np.uint8),
+        task=np.array([expression.task for _, expression, _ in phrases]),
+    )
+    texts = [expression.text for _, expression, _ in phrases]
+    (folder / "phrases.txt").write_text("\n".join(texts) + "\n")

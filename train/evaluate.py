@@ -1,0 +1,116 @@
+"""Bundles on the tabletop world: the truth, the masks of the engines, and what separates them."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from ..calibration.score import Score, score_mask
+from ..runtime.segmenter import Segmenter
+from .world.compose import compose
+from .world.draw import draw
+from .world.expression import Expression
+from .world.speak import express
+from .world.truth import Drawing, mask_of
+
+PER_TASK = 4
+HELD_OUT = "held out"
+"""Suffix of a task's phrases about colors and categories that training never showed together."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorldRecipe:
+    """Which phrases to ask."""
+
+    split: str = "test"
+    """"train", "val" or "test"."""
+    phrases: int = 2000
+    """Least number of phrases of the first task."""
+    tasks: tuple[str, ...] = ("single", "part", "semantic")
+    """Tasks of `expression.TASKS` that end in one mask."""
+    size_hw: tuple[int, int] = (240, 320)
+    """Height and width of the frames in pixels."""
+    first_seed: int = 0
+    """Seed of the first scene."""
+    has_wrong_words: bool = False
+    """True to say the next scene's phrases instead, which shows what a model that does not read scores."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """One bundle's figures."""
+
+    scores: dict[str, Score]
+    """Task -> score; "TASK held out" is the share of it that training never showed."""
+    frame_ms: float
+    """Median milliseconds of a frame with all its phrases, from array to masks."""
+    frames: int
+    """Frames that were segmented."""
+
+
+def evaluate(
+    segmenters: Sequence[Segmenter], recipe: WorldRecipe, *, on_frame: Callable[[], None]
+) -> list[Evaluation]:
+    """Ask several bundles the same phrases, frame by frame side by side."""
+    scores: list[dict[str, Score]] = [{} for _ in segmenters]
+    times_ms: list[list[float]] = [[] for _ in segmenters]
+    for drawing, said, asked in _questions(recipe):
+        texts = [expression.text for expression in asked]
+        truths = [mask_of(drawing, expression.targets) for expression in said]
+        for which, segmenter in enumerate(segmenters):
+            masks = segmenter.segment(drawing.image_hwc, texts)
+            times_ms[which].append(sum(ms for _, ms in masks.timings_ms))
+            for expression, mask_hw, truth_hw in zip(said, masks.boolean, truths, strict=True):
+                _add(scores[which], expression, score_mask(mask_hw, truth_hw))
+        on_frame()
+    return [
+        Evaluation(scores=each, frame_ms=statistics.median(times), frames=len(times))
+        for each, times in zip(scores, times_ms, strict=True)
+    ]
+
+
+def _questions(
+    recipe: WorldRecipe,
+) -> Iterator[tuple[Drawing, tuple[Expression, ...], Sequence[Expression]]]:
+    """Yield each drawing with what is true of it and what is asked, phrase by phrase."""
+    count, seed = 0, recipe.first_seed
+    while count < recipe.phrases:
+        drawing, said = _scene(recipe, seed)
+        seed += 1
+        if not said:
+            continue
+        asked: Sequence[Expression] = said
+        if recipe.has_wrong_words:
+            _, others = _scene(recipe, seed)
+            asked = [
+                others[index % len(others)] if others else said[index] for index in range(len(said))
+            ]
+        count += sum(expression.task == recipe.tasks[0] for expression in said)
+        yield drawing, said, asked
+
+
+def _scene(recipe: WorldRecipe, seed: int) -> tuple[Drawing, tuple[Expression, ...]]:
+    drawing = draw(compose(seed, recipe.split), recipe.size_hw)
+    return drawing, express(drawing, seed=seed, tasks=recipe.tasks, per_task=PER_TASK)
+
+
+def _add(scores: dict[str, Score], expression: Expression, score: Score) -> None:
+    keys = [expression.task, f"{expression.task} {expression.kind}"]
+    if expression.is_held_out:
+        keys.append(f"{expression.task} {HELD_OUT}")
+    for key in keys:
+        scores[key] = scores.get(key, Score()) + score
+
+
+def figures(score: Score) -> dict[str, float | int]:
+    """Return a score as the figures that are printed, shares in [0, 1]."""
+    at_50, at_70, at_90 = score.precision
+    return {
+        "phrases": score.samples,
+        "gIoU": score.giou,
+        "cIoU": score.ciou,
+        "Pr@0.5": at_50,
+        "Pr@0.7": at_70,
+        "Pr@0.9": at_90,
+    }

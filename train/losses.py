@@ -1,0 +1,38 @@
+"""What training minimises: binary cross-entropy and dice on masks, as EVF-SAM's public code."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+DICE_SCALE = 1000.0
+"""The reference divides both sides by this before it adds its epsilon."""
+DICE_EPSILON = 1e-6
+
+
+def mask_bce(logits: Tensor, truth: Tensor) -> Tensor:
+    """Average the pixels' binary cross-entropy per mask, then the masks.
+
+    Args:
+        logits: float (masks, H, W).
+        truth: float (masks, H, W) in [0, 1].
+    """
+    return functional.binary_cross_entropy_with_logits(logits, truth)
+
+
+def mask_dice(logits: Tensor, truth: Tensor) -> Tensor:
+    """Average one minus the dice overlap of each mask; arguments as in `mask_bce`."""
+    probability = logits.sigmoid().flatten(1)
+    truth = truth.flatten(1)
+    shared = 2 * (probability / DICE_SCALE * truth).sum(-1)
+    total = (probability / DICE_SCALE).sum(-1) + (truth / DICE_SCALE).sum(-1)
+    return (1 - (shared + DICE_EPSILON) / (total + DICE_EPSILON)).mean()
+
+
+def mask_iou(logits: Tensor, truth: Tensor) -> Tensor:
+    """Return each mask's IoU with the truth as float (masks,); two empty masks count 1."""
+    predicted, real = (logits > 0).flatten(1), (truth > 0.5).flatten(1)
+    union = (predicted | real).sum(-1)
+    shared = (predicted & real).sum(-1)
+    return torch.where(union > 0, shared / union.clamp(min=1), torch.ones_like(union))
