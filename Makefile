@@ -1,17 +1,31 @@
 PYTHON ?= python3
 BIN := .venv/bin
+SAYMASK := $(BIN)/saymask
 
-.PHONY: demo test lint bench setup clean
+.PHONY: bench clean demo lint setup test
 
 setup: .venv/installed
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		--constraint constraints.txt --editable '.[dev]'
 	touch $@
 
+# The whole way: draw a world, export the shipped miniature, say words, look at the masks.
 demo: setup
-	$(BIN)/python -P jetson/demo.py
+	rm -rf out/demo
+	$(SAYMASK) world stills --count 1 --seed 4 --split test --out out/demo/stills
+	$(SAYMASK) world clip --seconds 4 --seed 3 --split test --out out/demo/clip.mp4
+	$(SAYMASK) export evf-sam
+	$(SAYMASK) export evf-sam --int8
+	$(SAYMASK) segment out/demo/stills/images --bundle evf-sam-mini-int8 --out out/demo \
+		--prompt "the red mug" --prompt "the yellow car" --prompt "the blue knife" \
+		--prompt "the striped bottle"
+	$(SAYMASK) segment out/demo/clip.mp4 --bundle evf-sam-mini-int8 --out out/demo \
+		--prompt "the red mug" --prompt "the yellow car"
+	$(SAYMASK) eval evf-sam-mini-fp32 evf-sam-mini-int8 --phrases 400 --threads 1
+	@echo; echo "the pictures are in out/demo"; ls out/demo
 
 test: setup
 	$(BIN)/pytest -q
@@ -22,7 +36,9 @@ lint: setup
 	$(BIN)/pyright
 
 bench: setup
-	$(BIN)/saymask bench bundles/evf-sam-mini-int8 --compare bundles/evf-sam-mini-fp32
+	$(SAYMASK) export evf-sam
+	$(SAYMASK) export evf-sam --int8
+	$(SAYMASK) bench evf-sam-mini-int8 --compare evf-sam-mini-fp32 --phrases 4 --threads 1
 
 clean:
 	rm -rf .venv build out bundles

@@ -59,7 +59,7 @@ def choose(
         feeds: Real inputs by name, of the sizes that matter.
         floor: Least cosine of every output with FP32's, in [-1, 1].
         threads: Threads of one operator.
-        rounds: How often every candidate runs under the watch.
+        rounds: How often every candidate is timed; see `trial.measure`.
         judge: Says why a candidate must not be taken, for example by its mask IoU, or returns an
             empty string; asked last, the quickest candidate first.
         forced: Precision to take whatever the figures.

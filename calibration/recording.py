@@ -1,4 +1,4 @@
-"""What passes through the engines while real frames are segmented: the data of every calibration."""
+"""What passes through the engines while real frames are segmented: what calibration looks at."""
 
 from __future__ import annotations
 

@@ -1,12 +1,11 @@
-"""Pictures with phrases, and masks where the truth is known: what calibration and the gate look at."""
+"""Pictures with phrases, and masks where the truth is known, to calibrate and judge on."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -43,30 +42,50 @@ def read_samples(folder: Path, *, limit: int | None = None) -> tuple[Sample, ...
         limit: Most pictures to read.
 
     Raises:
-        SourceError: The folder, a picture or a line cannot be read.
+        SourceError: The folder, a picture or a line cannot be read, or there is no line.
     """
     path = folder / PHRASES_FILE
-    lines: dict[str, list[Mapping[str, Any]]] = {}
+    said: dict[Path, list[_Phrase]] = {}
     try:
         for line in path.read_text("utf-8").splitlines():
             row = json.loads(line)
-            if row["image"] in lines or limit is None or len(lines) < limit:
-                lines.setdefault(row["image"], []).append(row)
-            row["text"]
+            picture = folder / row["image"]
+            if picture in said or limit is None or len(said) < limit:
+                mask = rle.decode(row["rle"]) if "rle" in row else None
+                phrase = _Phrase(row["text"], row.get("task", "single"), mask)
+                said.setdefault(picture, []).append(phrase)
+        if not said:
+            raise ValueError("it has no line")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SourceError(
-            f"samples are a folder with {PHRASES_FILE}, a line of JSON with image and text for each "
-            f"phrase; {path} is not so: {error!r}; write one, or draw one with: saymask world stills"
+            f"samples are a folder with {PHRASES_FILE}, a line of JSON with image and text for "
+            f"each phrase; {path} is not so: {error!r}; write one, or draw one with: "
+            "saymask world stills"
         ) from error
-    return tuple(_sample(folder / image, rows) for image, rows in lines.items())
+    return tuple(_sample(picture, phrases) for picture, phrases in said.items())
 
 
-def _sample(image: Path, rows: Sequence[Mapping[str, Any]]) -> Sample:
-    frame = next(Still(str(image)).frames()).image_hwc
-    has_truth = all("rle" in row for row in rows)
+@dataclass(frozen=True, slots=True)
+class _Phrase:
+    """One line of the file."""
+
+    text: str
+    task: str
+    mask: np.ndarray | None
+
+
+def _sample(picture: Path, phrases: Sequence[_Phrase]) -> Sample:
+    frame = next(Still(str(picture)).frames()).image_hwc
+    masks = [phrase.mask for phrase in phrases if phrase.mask is not None]
+    for mask in masks:
+        if mask.shape != frame.shape[:2]:
+            raise SourceError(
+                f"a mask must have its picture's size {frame.shape[:2]}; one of {picture} has "
+                f"{mask.shape}; write the samples again"
+            )
     return Sample(
         frame=frame,
-        texts=tuple(row["text"] for row in rows),
-        tasks=tuple(row.get("task", "single") for row in rows),
-        masks=np.stack([rle.decode(row["rle"]) for row in rows]) if has_truth else None,
+        texts=tuple(phrase.text for phrase in phrases),
+        tasks=tuple(phrase.task for phrase in phrases),
+        masks=np.stack(masks) if len(masks) == len(phrases) else None,
     )

@@ -38,7 +38,7 @@ class Trial:
     candidate: Candidate
     """What was measured."""
     median_ms: float
-    """Median of the interleaved runs in milliseconds."""
+    """Median of the interleaved runs in milliseconds; see `measure`."""
     differences: tuple[Difference, ...]
     """Every output beside FP32's."""
     integer_kernels: int
@@ -59,15 +59,15 @@ def measure(
 ) -> tuple[Trial, ...]:
     """Time candidates in one process and compare their outputs with FP32's.
 
-    All run once in every round, in an order drawn anew, so that what else the machine does meets
-    all alike. On a busy machine let one thread compute: several that wait for each other take the
-    time of the slowest.
+    All run once in every round, in an order drawn anew. One thread is timed by its own processor
+    time, which other processes cannot stretch; several are timed by the clock on the wall and
+    should have the machine for themselves.
 
     Args:
         candidates: From `quantize.candidates`; one of them is FP32.
         feeds: Real inputs by name.
         threads: Threads of one operator.
-        rounds: How often every candidate runs under the watch.
+        rounds: How often every candidate is timed.
 
     Raises:
         UsageError: FP32, feeds or rounds are missing.
@@ -83,11 +83,12 @@ def measure(
     differences = _compare(engines, engines[names.index("fp32")], feeds)
     times_ms = np.empty((rounds, len(engines)))
     generator = np.random.default_rng(0)
+    clock_ns = time.thread_time_ns if threads == 1 else time.perf_counter_ns
     for number in range(rounds):
         for which in generator.permutation(len(engines)):
-            start_ns = time.perf_counter_ns()
+            start_ns = clock_ns()
             engines[which].run(feeds[number % len(feeds)])
-            times_ms[number, which] = (time.perf_counter_ns() - start_ns) / 1e6
+            times_ms[number, which] = (clock_ns() - start_ns) / 1e6
     return tuple(
         Trial(
             candidate=candidate,

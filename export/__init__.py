@@ -1,1 +1,1 @@
-""""""
+"""Export: a checkpoint in, a bundle of traced and verified graphs out."""

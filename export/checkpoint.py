@@ -1,6 +1,6 @@
 """A checkpoint folder: weights, what network they are for, and its vocabulary.
 
-config.json           {"system": "evf-sam", "variant": "mini", "max_tokens": 48, "license": "Apache-2.0"}
+config.json           what the weights are for: {"system": "evf-sam", "variant": "mini", ...}
 model.safetensors     weights under the official names
 sentencepiece.model   the vocabulary
 samples/              pictures with phrases and truth, to calibrate and judge on (optional)
@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import torch
@@ -21,6 +21,17 @@ from torch import Tensor, nn
 
 from ..runtime.errors import CheckpointError
 from ..runtime.replace import replacing
+
+__all__ = [
+    "CONFIG_FILE",
+    "MINIATURES",
+    "VOCABULARY_FILE",
+    "WEIGHTS_FILE",
+    "Checkpoint",
+    "CheckpointConfig",
+    "open_checkpoint",
+    "write_checkpoint",
+]
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -105,16 +116,11 @@ def open_checkpoint(reference: str | Path) -> Checkpoint:
         if not (folder / name).is_file():
             known = ", ".join(sorted(path.name for path in MINIATURES.glob("*")))
             raise CheckpointError(
-                f"a checkpoint is a folder with {CONFIG_FILE}, {WEIGHTS_FILE} and {VOCABULARY_FILE}; "
-                f"{folder} has no {name}; give such a folder or one of the miniatures: {known}"
+                f"a checkpoint is a folder with {CONFIG_FILE}, {WEIGHTS_FILE} and "
+                f"{VOCABULARY_FILE}; {folder} has no {name}; give such a folder or one of the "
+                f"miniatures: {known}"
             )
-    try:
-        config = CheckpointConfig(**json.loads((folder / CONFIG_FILE).read_text()))
-    except (ValueError, TypeError) as error:
-        raise CheckpointError(
-            f"{folder / CONFIG_FILE} must name system, variant, max_tokens and license: {error}; correct it"
-        ) from error
-    return Checkpoint(folder, config)
+    return Checkpoint(folder, _read_config(folder / CONFIG_FILE))
 
 
 def write_checkpoint(
@@ -125,7 +131,9 @@ def write_checkpoint(
     *,
     extras: Callable[[Path], None] = lambda _: None,
 ) -> None:
-    """Write a checkpoint, all or nothing; matrices are stored in FP16, everything else as it is.
+    """Write a checkpoint, all or nothing.
+
+    Float tensors of two or more axes are stored in FP16, everything else as it is.
 
     Args:
         folder: Where it goes; a checkpoint that is there already is replaced.
@@ -133,6 +141,9 @@ def write_checkpoint(
         config: What they are for.
         vocabulary: A SentencePiece model.
         extras: Adds more files to the new folder, for example samples.
+
+    Raises:
+        OSError: The folder cannot be written.
     """
     tensors = {name: _compact(value) for name, value in network.state_dict().items()}
     with replacing(folder) as scratch:
@@ -140,6 +151,21 @@ def write_checkpoint(
         (scratch / CONFIG_FILE).write_text(json.dumps(asdict(config), indent=2) + "\n")
         (scratch / VOCABULARY_FILE).write_bytes(vocabulary)
         extras(scratch)
+
+
+def _read_config(path: Path) -> CheckpointConfig:
+    try:
+        config = CheckpointConfig(**json.loads(path.read_text("utf-8")))
+        for field in fields(config):
+            value = getattr(config, field.name)
+            if type(value).__name__ != field.type:
+                raise TypeError(f"{field.name} is {value!r}, which is no {field.type}")
+    except (OSError, ValueError, TypeError) as error:
+        raise CheckpointError(
+            f"{path} must be a JSON object with {', '.join(CheckpointConfig.__slots__)}: {error}; "
+            "correct it"
+        ) from error
+    return config
 
 
 def _compact(value: Tensor) -> Tensor:

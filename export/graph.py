@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import io
+import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import onnx
 import torch
 from torch import Tensor, nn
 
-from ..runtime.spec import TensorSpec
+__all__ = ["IR_VERSION", "OPSET", "Stage", "trace"]
 
-OPSET = 18
-"""Read by ONNX Runtime from 1.14, TensorRT from 8.6 and TensorRT-RTX."""
+OPSET = 20
+"""The first with one operator for GELU, which ONNX Runtime fuses and quantizes around."""
+IR_VERSION = 9
+"""The file format of that opset, read from ONNX Runtime 1.17; the exporter writes a newer one."""
+
+_REGISTRY_LOG = "torch.onnx._internal.exporter._registration"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,15 +40,14 @@ class Stage:
 
 @torch.no_grad()
 def trace(stage: Stage) -> onnx.ModelProto:
-    """Trace a stage as an ONNX model with its weights inside."""
+    """Trace a stage as an ONNX model with its weights inside; varying axes are of any extent."""
     labels = {label for axes in stage.varying.values() for label in axes.values()}
     dims = {label: torch.export.Dim(label, min=1, max=512) for label in labels}
     shapes = tuple(
         {axis: dims[label] for axis, label in stage.varying.get(name, {}).items()}
         for name in stage.examples
     )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # The exporter warns of its own internals.
+    with _silent_exporter():
         program = torch.onnx.export(
             stage.module.eval(),
             tuple(stage.examples.values()),
@@ -52,9 +56,23 @@ def trace(stage: Stage) -> onnx.ModelProto:
             dynamic_shapes=shapes,
             opset_version=OPSET,
             dynamo=True,
-            external_data=False,
             verbose=False,
         )
-    file = io.BytesIO()
-    program.save(file)
-    return onnx.load_from_string(file.getvalue())
+    assert program is not None  # It is None only where the exporter is not dynamo's.
+    model = program.model_proto
+    model.ir_version = IR_VERSION
+    return model
+
+
+@contextmanager
+def _silent_exporter() -> Iterator[None]:
+    """Keep the exporter from warning of its own internals and of a torchvision nobody needs."""
+    log = logging.getLogger(_REGISTRY_LOG)
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(level)

@@ -5,7 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+__all__ = ["FORCEABLE", "PRECISIONS", "ExportRecipe"]
+
 PRECISIONS = ("fp32", "int8")
+FORCEABLE = ("fp32", "int8-static", "int8-dynamic")
+"""Precisions of `calibration.quantize.Candidate`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +31,6 @@ class ExportRecipe:
     max_iou_drop: float = 1.0
     """Most points of gIoU, 0 to 100, that the bundle may lose against FP32."""
     forced: str | None = None
-    """Precision that every stage takes whatever it costs, for tests and comparisons."""
+    """One of `FORCEABLE`, which every stage that can takes whatever it costs; the others choose."""
     threads: int = 2
     """Threads of the CPU that candidates are timed with."""

@@ -10,7 +10,9 @@ from pathlib import Path
 from ..runtime.errors import UnknownNameError, require
 from ..runtime.options import add_json, positive
 from ..runtime.progress import Progress
-from .systems import SYSTEMS
+from .systems import SYSTEMS, system_module
+
+__all__ = ["add_arguments", "run"]
 
 BUNDLES = Path("bundles")
 
@@ -51,13 +53,13 @@ def run(args: argparse.Namespace) -> int:
     """Export and say what was built."""
     if args.system not in SYSTEMS:
         raise UnknownNameError("system", args.system, SYSTEMS)
-    for library in ("torch", "onnx", "onnxscript"):
+    for library in ("torch", "onnx", "onnxscript", "safetensors"):
         require(library, extra="export")
     from .pipeline import export
     from .recipe import ExportRecipe
 
     precision = "int8" if args.int8 else "fp32"
-    name = Path(args.checkpoint).resolve().name if args.checkpoint else f"{args.system}-mini"
+    name = Path(args.checkpoint or system_module(args.system).MINIATURE).resolve().name
     recipe = ExportRecipe(
         system=args.system,
         out=args.out or BUNDLES / f"{name}-{precision}",

@@ -1,1 +1,1 @@
-""""""
+"""A drawn world in, a checkpoint out: data, losses, recipes and evaluation."""

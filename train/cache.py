@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-from collections.abc import Iterator
+import signal
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from ..kernels.resize import resize_chw
+from ..runtime.errors import InputError, UsageError
 from ..runtime.replace import replacing
 from ..runtime.spec import ViewSpec
+from .losses import IGNORED
 from .world.catalogue import CATEGORIES, COLORS, PATTERNS
 from .world.compose import compose
 from .world.draw import draw
 from .world.expression import Expression
 from .world.speak import express
-from .world.truth import Drawing
+from .world.truth import Drawing, part_label
 
 MAX_OBJECTS = 9
 CATEGORY_NAMES = tuple(CATEGORIES)
@@ -83,18 +86,18 @@ class SceneCache:
         self.instance_map = np.load(folder / "instance_map.npy", mmap_mode="r")
         self.part_map = np.load(folder / "part_map.npy", mmap_mode="r")
         self.things = np.load(folder / "things.npy")
-        columns = np.load(folder / "phrases.npz")
-        self.phrases = Phrases(
-            (folder / "phrases.txt").read_text().splitlines(),
-            *(columns[name] for name in ("scene", "objects", "part", "task")),
-        )
+        with np.load(folder / "phrases.npz") as columns:
+            self.phrases = Phrases(
+                (folder / "phrases.txt").read_text().splitlines(),
+                *(columns[name] for name in ("scene", "objects", "part", "task")),
+            )
 
     def __len__(self) -> int:
         """Number of scenes."""
         return len(self.instance_map)
 
     def phrase_masks(self, chosen: np.ndarray) -> np.ndarray:
-        """Return the masks of the chosen phrases as bool (phrases, h, w)."""
+        """Return the masks of the chosen phrases, int64 (phrases,), as bool (phrases, h, w)."""
         phrases, scene = self.phrases, self.phrases.scene[chosen]
         instances = self.instance_map[scene]
         rows = np.arange(len(chosen))[:, None, None]
@@ -102,8 +105,34 @@ class SceneCache:
         part = phrases.part[chosen][:, None, None]
         return masks & ((part == 0) | (self.part_map[scene] == part))
 
+    def target_names(self, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return what all targets of a phrase share: category and color.
+
+        Args:
+            chosen: int64 (phrases,), indices.
+
+        Returns:
+            Two int64 (phrases,), indices into CATEGORY_NAMES and COLOR_NAMES, IGNORED where a
+            phrase has no target or its targets differ.
+        """
+        meant = self.phrases.objects[chosen][..., None]
+        things = self.things[self.phrases.scene[chosen]][..., :2].astype(np.int64)
+        least = np.where(meant, things, np.iinfo(np.int64).max).min(axis=1)
+        most = np.where(meant, things, 0).max(axis=1)
+        shared = np.where(least == most, most - 1, IGNORED)
+        return shared[:, 0], shared[:, 1]
+
     def names(self, scenes: np.ndarray, grid_hw: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-        """Return part class and color at the centre of each cell as int64 (scenes, rows, columns)."""
+        """Name what lies at the centre of each cell.
+
+        Args:
+            scenes: int64 (scenes,), indices.
+            grid_hw: Rows and columns of cells.
+
+        Returns:
+            Part class in [0, PART_CLASSES) and color in [0, COLOR_CLASSES), both int64
+            (scenes, rows, columns); 0 is table.
+        """
         rows, columns = (
             _centers(source, target)
             for source, target in zip(self.instance_map.shape[1:], grid_hw, strict=True)
@@ -117,10 +146,23 @@ class SceneCache:
 
 
 def open_cache(folder: Path, recipe: CacheRecipe, views: tuple[ViewSpec, ...]) -> SceneCache:
-    """Open the cache in `folder`, drawn first when there is none."""
+    """Open the cache in `folder`, drawn first when there is none.
+
+    Raises:
+        InputError: The cache there is not of this recipe and these views.
+        UsageError: See `draw_cache`.
+    """
     if not folder.exists():
         draw_cache(folder, recipe, views)
-    return SceneCache(folder)
+    cache = SceneCache(folder)
+    wanted = {view.name: (recipe.scenes, *view.size_hw, 3) for view in views}
+    found = {name: view.shape for name, view in cache.views.items()}
+    if wanted != found:
+        raise InputError(
+            f"the scenes in {folder} must be as many and as large as the recipe's {wanted}; "
+            f"they are {found}; delete them or give another folder"
+        )
+    return cache
 
 
 def draw_cache(folder: Path, recipe: CacheRecipe, views: tuple[ViewSpec, ...]) -> None:
@@ -130,14 +172,28 @@ def draw_cache(folder: Path, recipe: CacheRecipe, views: tuple[ViewSpec, ...]) -
         folder: Where the arrays go; an existing cache is replaced.
         recipe: Which scenes.
         views: How a frame becomes each model input; the first one's size is that of the label maps.
+
+    Raises:
+        UsageError: A padded view has another aspect than the frames, so that labels would not fit;
+            or a phrase means different parts of its targets.
     """
+    height, width = recipe.frame_hw
+    for view in views:
+        if view.fit == "pad" and view.size_hw[0] * width != view.size_hw[1] * height:
+            raise UsageError(
+                f"frames must have the aspect of the padded view {view.name!r}, {view.size_hw}; "
+                f"got {recipe.frame_hw}; change the recipe's frame_hw"
+            )
     with replacing(folder) as scratch:
         arrays = _arrays(scratch, recipe.scenes, views)
         phrases: list[tuple[int, Expression, int]] = []
-        with multiprocessing.get_context("fork").Pool() as pool:
+        # An interrupt is for this process alone, which then ends the others.
+        ignore_interrupt = partial(signal.signal, signal.SIGINT, signal.SIG_IGN)
+        with multiprocessing.get_context("fork").Pool(initializer=ignore_interrupt) as pool:
             seeds = range(recipe.first_seed, recipe.first_seed + recipe.scenes)
             rows = pool.imap(partial(_row, recipe=recipe, views=views), seeds, chunksize=64)
-            for index, (values, said) in enumerate(_progress(rows, recipe.scenes)):
+            bar = tqdm(rows, "draw", recipe.scenes, unit="scene", disable=None, smoothing=0.05)
+            for index, (values, said) in enumerate(bar):
                 for array, value in zip(arrays, values, strict=True):
                     array[index] = value
                 phrases.extend((index, expression, part) for expression, part in said)
@@ -156,12 +212,6 @@ def _arrays(folder: Path, scenes: int, views: tuple[ViewSpec, ...]) -> list[np.n
         )
         for name, shape in shapes.items()
     ]
-
-
-def _progress(rows: Iterator, total: int) -> Iterator:
-    from tqdm import tqdm
-
-    return iter(tqdm(rows, total=total, desc="draw", unit="scene", disable=None, smoothing=0.05))
 
 
 def _row(seed: int, *, recipe: CacheRecipe, views: tuple[ViewSpec, ...]) -> tuple[list, list]:
@@ -212,15 +262,15 @@ def _part_value(drawing: Drawing, expression: Expression) -> int:
     values = {
         0
         if target.part is None
-        else 1 + part_names(drawing.scene.objects[target.object_index].category).index(target.part)
+        else part_label(drawing.scene.objects[target.object_index].category, target.part)
         for target in expression.targets
-    }
-    return values.pop() if len(values) == 1 else 0
-
-
-def part_names(category: str) -> tuple[str, ...]:
-    """Return the category's part names in the part map's order."""
-    return tuple(part.name for part in CATEGORIES[category].parts)
+    } or {0}
+    if len(values) > 1:
+        raise UsageError(
+            "a cached phrase must mean one part, or the whole, of all its targets; got "
+            f"{expression.text!r}; leave the task {expression.task!r} out of the recipe"
+        )
+    return values.pop()
 
 
 def _write_phrases(folder: Path, phrases: list[tuple[int, Expression, int]]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count, pairwise
 
 from ..calibration.score import Score, score_mask
 from ..runtime.segmenter import Segmenter
@@ -14,7 +15,10 @@ from .world.expression import Expression
 from .world.speak import express
 from .world.truth import Drawing, mask_of
 
+TASKS = ("single", "part", "semantic")
+"""Tasks of `expression.TASKS` that end in one mask."""
 PER_TASK = 4
+"""Phrases of each task and frame, at most."""
 HELD_OUT = "held out"
 """Suffix of a task's phrases about colors and categories that training never showed together."""
 
@@ -27,14 +31,14 @@ class WorldRecipe:
     """"train", "val" or "test"."""
     phrases: int = 2000
     """Least number of phrases of the first task."""
-    tasks: tuple[str, ...] = ("single", "part", "semantic")
-    """Tasks of `expression.TASKS` that end in one mask."""
+    tasks: tuple[str, ...] = TASKS
+    """What is asked for, of `TASKS`."""
     size_hw: tuple[int, int] = (240, 320)
     """Height and width of the frames in pixels."""
     first_seed: int = 0
     """Seed of the first scene."""
     has_wrong_words: bool = False
-    """True to say the next scene's phrases instead, which shows what a model that does not read scores."""
+    """True to say the next scene's phrases instead: what a model scores that does not read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +46,8 @@ class Evaluation:
     """One bundle's figures."""
 
     scores: dict[str, Score]
-    """Task -> score; "TASK held out" is the share of it that training never showed."""
+    """Task -> score, and two breakdowns of it: "TASK KIND", where the kind is `Expression.kind`,
+    and "TASK held out", the phrases about pairs that training never showed."""
     frame_ms: float
     """Median milliseconds of a frame with all its phrases, from array to masks."""
     frames: int
@@ -52,11 +57,22 @@ class Evaluation:
 def evaluate(
     segmenters: Sequence[Segmenter], recipe: WorldRecipe, *, on_frame: Callable[[], None]
 ) -> list[Evaluation]:
-    """Ask several bundles the same phrases, frame by frame side by side."""
+    """Ask several bundles the same phrases, frame by frame side by side.
+
+    Args:
+        segmenters: Open bundles.
+        recipe: Which phrases to ask.
+        on_frame: Called after each frame.
+
+    Returns:
+        The figures of each bundle, in the order of `segmenters`.
+
+    Raises:
+        SaymaskError: See `Segmenter.segment`.
+    """
     scores: list[dict[str, Score]] = [{} for _ in segmenters]
     times_ms: list[list[float]] = [[] for _ in segmenters]
-    for drawing, said, asked in _questions(recipe):
-        texts = [expression.text for expression in asked]
+    for drawing, said, texts in _questions(recipe):
         truths = [mask_of(drawing, expression.targets) for expression in said]
         for which, segmenter in enumerate(segmenters):
             masks = segmenter.segment(drawing.image_hwc, texts)
@@ -72,27 +88,33 @@ def evaluate(
 
 def _questions(
     recipe: WorldRecipe,
-) -> Iterator[tuple[Drawing, tuple[Expression, ...], Sequence[Expression]]]:
-    """Yield each drawing with what is true of it and what is asked, phrase by phrase."""
-    count, seed = 0, recipe.first_seed
-    while count < recipe.phrases:
-        drawing, said = _scene(recipe, seed)
-        seed += 1
-        if not said:
-            continue
-        asked: Sequence[Expression] = said
-        if recipe.has_wrong_words:
-            _, others = _scene(recipe, seed)
-            asked = [
-                others[index % len(others)] if others else said[index] for index in range(len(said))
-            ]
-        count += sum(expression.task == recipe.tasks[0] for expression in said)
-        yield drawing, said, asked
+) -> Iterator[tuple[Drawing, tuple[Expression, ...], list[str]]]:
+    """Yield each drawing with what is true of it and, phrase by phrase, the words to ask with."""
+    asked = 0
+    for (drawing, said), (_, others) in pairwise(_spoken_scenes(recipe)):
+        words = _replaced(said, others) if recipe.has_wrong_words else said
+        yield drawing, said, [expression.text for expression in words]
+        asked += sum(expression.task == recipe.tasks[0] for expression in said)
+        if asked >= recipe.phrases:
+            return
 
 
-def _scene(recipe: WorldRecipe, seed: int) -> tuple[Drawing, tuple[Expression, ...]]:
-    drawing = draw(compose(seed, recipe.split), recipe.size_hw)
-    return drawing, express(drawing, seed=seed, tasks=recipe.tasks, per_task=PER_TASK)
+def _spoken_scenes(recipe: WorldRecipe) -> Iterator[tuple[Drawing, tuple[Expression, ...]]]:
+    """Yield scenes without end, each with what is said of it; those without words are left out."""
+    for seed in count(recipe.first_seed):
+        drawing = draw(compose(seed, recipe.split), recipe.size_hw)
+        said = express(drawing, seed=seed, tasks=recipe.tasks, per_task=PER_TASK)
+        if said:
+            yield drawing, said
+
+
+def _replaced(said: Sequence[Expression], others: Sequence[Expression]) -> list[Expression]:
+    """Return one of `others` for each expression, of the same task where there is one."""
+    replacements = []
+    for index, expression in enumerate(said):
+        alike = [other for other in others if other.task == expression.task] or others
+        replacements.append(alike[index % len(alike)])
+    return replacements
 
 
 def _add(scores: dict[str, Score], expression: Expression, score: Score) -> None:

@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import json
-import os
+import math
+import sys
+import textwrap
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs
 from torch import Tensor, nn
 from tqdm import tqdm
+
+from ..runtime.errors import CheckpointError, SaymaskError, UsageError
 
 STATE_FILE = "state.pt"
 LOG_FILE = "log.jsonl"
 
 Batch = Mapping[str, Tensor]
 DrawBatch = Callable[[np.random.Generator], Batch]
+Parts = Mapping[str, Any]
+"""What a state holds beside its step: things with `state_dict` and `load_state_dict`, by name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,11 +47,25 @@ class LoopRecipe:
     seed: int = 0
     """Seeds the batches: step k draws from (seed, k, process), whatever happened before it."""
     save_every: int = 200
-    """Steps between two saved states."""
+    """Steps between two saved states, a multiple of `log_every`."""
+    log_every: int = 20
+    """Steps that one line of the log averages."""
     mixed_precision: str = "bf16"
-    """"bf16", "fp16" or "no", as accelerate names them."""
+    """"bf16" or "no", as accelerate names them."""
     is_on_cpu: bool = False
     """True to leave a GPU alone."""
+
+    def __post_init__(self) -> None:
+        """Check that no line of the log spans a saved state.
+
+        Raises:
+            UsageError: `save_every` is not a multiple of `log_every`.
+        """
+        if self.save_every % self.log_every:
+            raise UsageError(
+                "save_every must be a multiple of log_every, or a resumed run would log other "
+                f"means; got {self.save_every} and {self.log_every}"
+            )
 
 
 def fit(phase: nn.Module, draw_batch: DrawBatch, recipe: LoopRecipe, folder: Path) -> None:
@@ -51,42 +73,56 @@ def fit(phase: nn.Module, draw_batch: DrawBatch, recipe: LoopRecipe, folder: Pat
 
     A state is saved every `recipe.save_every` steps and at the end; a second call with the same
     folder goes on from it, and a finished one does nothing. Several processes (accelerate launch)
-    draw different batches and average their gradients.
+    draw different batches and average their gradients; the first of them logs and saves.
 
     Args:
-        phase: Module with `forward(**batch) -> (loss, figures: dict[str, Tensor])`; figures named
-            "images" are counted, others averaged.
+        phase: Module with `forward(**batch) -> (loss, figures: dict[str, Tensor])`; the figure
+            "images" is counted, the others are averaged.
         draw_batch: Draws a batch from a generator.
         recipe: How long and how fast.
-        folder: Where state and log go.
+        folder: Where state and log go; its name says on stderr what is trained.
+
+    Raises:
+        CheckpointError: The state in `folder` is damaged or of another network.
+        SaymaskError: A loss or its gradient is not finite; the saved state is from before that.
     """
-    accelerator = Accelerator(mixed_precision=recipe.mixed_precision, cpu=recipe.is_on_cpu)
+    # A phase leaves out what only other phases use, such as SAM's encoder of mask prompts.
+    leaves_out = DistributedDataParallelKwargs(find_unused_parameters=True)
+    accelerator = Accelerator(
+        mixed_precision=recipe.mixed_precision, cpu=recipe.is_on_cpu, kwargs_handlers=[leaves_out]
+    )
     torch.manual_seed(recipe.seed)
     optimizer = _optimizer(phase, recipe)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_at(step, recipe))
+    parts = {"phase": phase, "optimizer": optimizer, "schedule": schedule}
     folder.mkdir(parents=True, exist_ok=True)
-    first = _resume(folder, phase, optimizer, schedule)
+    first = _resume(folder / STATE_FILE, parts)
     model, optimizer = accelerator.prepare(phase, optimizer)
-    bar = tqdm(
-        range(first, recipe.steps), initial=first, total=recipe.steps, unit="step", disable=None
-    )
-    meter = _Meter(folder / LOG_FILE, first)
     model.train()
+    log = _Log(folder / LOG_FILE, recipe)
+    is_main = accelerator.is_main_process
+    if is_main:
+        log.cut(first)
+    bar = tqdm(
+        range(first, recipe.steps),
+        desc=folder.name,
+        initial=first,
+        total=recipe.steps,
+        unit="step",
+        disable=None if is_main else True,
+    )
     for step in bar:
-        batch = draw_batch(np.random.default_rng((recipe.seed, step, accelerator.process_index)))
-        batch = {name: value.to(accelerator.device) for name, value in batch.items()}
-        with accelerator.autocast():
-            loss, figures = model(**batch)
-        optimizer.zero_grad(set_to_none=True)
-        accelerator.backward(loss)
-        accelerator.clip_grad_norm_(model.parameters(), recipe.clip_norm)
-        optimizer.step()
+        rng = np.random.default_rng((recipe.seed, step, accelerator.process_index))
+        where = f"step {step} of {folder.name}"
+        figures = _learn(accelerator, model, optimizer, draw_batch(rng), recipe, where)
         schedule.step()
-        if accelerator.is_main_process:
-            bar.set_postfix_str(meter.add(step, loss, figures))
-            if (step + 1) % recipe.save_every == 0 or step + 1 == recipe.steps:
-                meter.flush()
-                _save(folder, step + 1, accelerator.unwrap_model(model), optimizer, schedule)
+        if not is_main:
+            continue
+        said = log.add(step, figures)
+        bar.set_postfix_str(said)
+        if (step + 1) % recipe.save_every == 0 or step + 1 == recipe.steps:
+            _save(folder / STATE_FILE, step + 1, parts)
+            bar.write(f"saymask: {folder.name} {step + 1}/{recipe.steps}: {said}", sys.stderr)
 
 
 def rate_at(step: int, recipe: LoopRecipe) -> float:
@@ -105,72 +141,80 @@ def _optimizer(phase: nn.Module, recipe: LoopRecipe) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.98))
 
 
-def _resume(
-    folder: Path,
-    phase: nn.Module,
+def _learn(
+    accelerator: Accelerator,
+    model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
-) -> int:
-    path = folder / STATE_FILE
+    batch: Batch,
+    recipe: LoopRecipe,
+    where: str,
+) -> dict[str, float]:
+    """Take one step; return the batch's loss and figures."""
+    loss, figures = model(**{name: value.to(accelerator.device) for name, value in batch.items()})
+    optimizer.zero_grad(set_to_none=True)
+    accelerator.backward(loss)
+    norm = nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
+    values = {"loss": loss.item()} | {name: value.item() for name, value in figures.items()}
+    if not (math.isfinite(values["loss"]) and math.isfinite(norm)):
+        raise SaymaskError(
+            f"a loss and its gradient must be finite; {where} gave {values['loss']:g} and "
+            f"{norm:g}; train again in another folder with a lower learning rate"
+        )
+    optimizer.step()
+    return values
+
+
+def _resume(path: Path, parts: Parts) -> int:
+    """Fill `parts` from a saved state; return the first step to take."""
     if not path.exists():
         return 0
-    state = torch.load(path, weights_only=True, map_location="cpu")
-    phase.load_state_dict(state["phase"])
-    optimizer.load_state_dict(state["optimizer"])
-    schedule.load_state_dict(state["schedule"])
-    return state["step"]
+    try:
+        state = torch.load(path, weights_only=True, map_location="cpu")
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
+        return state["step"]
+    except (EOFError, LookupError, RuntimeError, TypeError, UnpicklingError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} must be a state of this training; it is damaged or of another: "
+            f"{textwrap.shorten(str(error), 200)}; delete it or give another folder to start afresh"
+        ) from error
 
 
-def _save(
-    folder: Path,
-    step: int,
-    phase: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
-) -> None:
-    state = {
-        "step": step,
-        "phase": phase.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "schedule": schedule.state_dict(),
-    }
-    partial = folder / f"{STATE_FILE}.partial"
-    torch.save(state, partial)
-    os.replace(partial, folder / STATE_FILE)
+def _save(path: Path, step: int, parts: Parts) -> None:
+    partial = path.with_name(f"{path.name}.partial")
+    torch.save({"step": step} | {name: part.state_dict() for name, part in parts.items()}, partial)
+    partial.replace(path)
 
 
-class _Meter:
-    """Running means of what the steps report, for the bar and the log."""
+class _Log:
+    """The means over each window of steps, as a file with a line of JSON for each."""
 
-    WINDOW = 20
-
-    def __init__(self, path: Path, first: int) -> None:
-        self.lines: list[str] = []
+    def __init__(self, path: Path, recipe: LoopRecipe) -> None:
         self.path = path
-        kept = [line for line in _lines(path) if json.loads(line)["step"] < first]
-        path.write_text("".join(f"{line}\n" for line in kept))
-        self.window: list[dict[str, float]] = []
+        self.recipe = recipe
+        self.window: list[Mapping[str, float]] = []
         self.started = time.monotonic()
 
-    def add(self, step: int, loss: Tensor, figures: Mapping[str, Tensor]) -> str:
-        """Take one step's figures; return the means over the window as the bar's text."""
-        row = {"loss": loss.item()} | {name: value.item() for name, value in figures.items()}
-        self.window.append(row)
-        means = {name: float(np.mean([r[name] for r in self.window])) for name in row}
-        seconds = time.monotonic() - self.started
-        means["images_per_s"] = sum(r["images"] for r in self.window) / max(seconds, 1e-9)
-        del means["images"]
-        if len(self.window) == self.WINDOW:
-            self.lines.append(json.dumps({"step": step} | means))
+    def cut(self, first: int) -> None:
+        """Forget the steps from `first` on, which a resumed run takes again."""
+        # A line that a kill has torn has no newline.
+        lines = self.path.read_text().split("\n")[:-1] if self.path.exists() else []
+        kept = [line for line in lines if json.loads(line)["step"] < first]
+        partial = self.path.with_name(f"{self.path.name}.partial")
+        partial.write_text("".join(f"{line}\n" for line in kept))
+        partial.replace(self.path)
+
+    def add(self, step: int, figures: Mapping[str, float]) -> str:
+        """Take one step's figures; return their means over the window so far as text.
+
+        A window ends before every multiple of `log_every`, wherever the run began, and at the end.
+        """
+        self.window.append(figures)
+        means = {name: float(np.mean([each[name] for each in self.window])) for name in figures}
+        seconds = max(time.monotonic() - self.started, 1e-9)
+        means["images_per_s"] = len(self.window) * means.pop("images") / seconds
+        if (step + 1) % self.recipe.log_every == 0 or step + 1 == self.recipe.steps:
+            with self.path.open("a") as log:
+                log.write(f"{json.dumps({'step': step} | means)}\n")
             self.window, self.started = [], time.monotonic()
         return ", ".join(f"{name} {value:.3f}" for name, value in means.items())
-
-    def flush(self) -> None:
-        """Write the finished windows to the log."""
-        with self.path.open("a") as log:
-            log.writelines(f"{line}\n" for line in self.lines)
-        self.lines = []
-
-
-def _lines(path: Path) -> list[str]:
-    return path.read_text().splitlines() if path.exists() else []

@@ -9,6 +9,8 @@ from torch.nn import functional
 DICE_SCALE = 1000.0
 """The reference divides both sides by this before it adds its epsilon."""
 DICE_EPSILON = 1e-6
+IGNORED = -100
+"""Label of what is not asked for."""
 
 
 def mask_bce(logits: Tensor, truth: Tensor) -> Tensor:
@@ -31,8 +33,24 @@ def mask_dice(logits: Tensor, truth: Tensor) -> Tensor:
 
 
 def mask_iou(logits: Tensor, truth: Tensor) -> Tensor:
-    """Return each mask's IoU with the truth as float (masks,); two empty masks count 1."""
+    """Return each mask's IoU with the truth as float (masks,); two empty masks count 1.
+
+    Args:
+        logits: float (masks, H, W); a pixel above 0 is inside.
+        truth: bool or float (masks, H, W); a pixel above 0.5 is inside.
+    """
     predicted, real = (logits > 0).flatten(1), (truth > 0.5).flatten(1)
     union = (predicted | real).sum(-1)
     shared = (predicted & real).sum(-1)
     return torch.where(union > 0, shared / union.clamp(min=1), torch.ones_like(union))
+
+
+def mean_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Average over the labels that are asked for; zero, not NaN, where a batch asks for none.
+
+    Args:
+        logits: float (n, classes).
+        labels: int64 (n,), IGNORED where nothing is asked for.
+    """
+    total = functional.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum")
+    return total / (labels != IGNORED).sum().clamp(min=1)

@@ -1,9 +1,9 @@
 """BEiT-3's half before the masks: masked words, names of patches, and where the phrase points.
 
 Source: BEiT-3 (arXiv 2208.10442) pre-trains by masked modelling of words and patches. Masked words
-are kept; patches predict the name and color of what they show instead of a visual token, and a phrase
-predicts the share of each patch that it covers and the box around it, which is what EVF-SAM's
-prompt has to know.
+are kept; patches predict the name and color of what they show instead of a visual token, and a
+phrase predicts the share of each patch that it covers and the box around it, which is what
+EVF-SAM's prompt has to know.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ..kernels.boxes import boxes_xyxy_from_masks
 from ..runtime.spec import ViewSpec
 from ..runtime.tokenizer import XlmRoberta
 from .cache import COLOR_CLASSES, PART_CLASSES, SceneCache
-from .losses import mask_dice
+from .losses import IGNORED, mask_dice, mean_cross_entropy
 from .phrases import TaskMix, draw_phrases
 from .views import normalized
 
@@ -27,11 +27,13 @@ MASKED_SHARE = 0.2
 MASKED_WORDS = 0.3
 """Share of the words that are hidden in such a row."""
 NAMES_WEIGHT = 0.5
+"""Weight of the patches' names."""
 WORDS_WEIGHT = 0.5
+"""Weight of the hidden words."""
 BOX_WEIGHT = 2.0
+"""Weight of the box's error."""
 SPECIALS = (XlmRoberta.BEGIN, XlmRoberta.PAD, XlmRoberta.END, XlmRoberta.UNKNOWN)
-IGNORED = -100
-"""Label of words that are not asked for."""
+"""Ids that are no words."""
 
 
 class BEiT3Pretraining(nn.Module):
@@ -80,7 +82,7 @@ class BEiT3Pretraining(nn.Module):
         colored = self.color_head(patches).float().flatten(0, 1)
         names = names + functional.cross_entropy(colored, colors.flatten())
         guesses = self.word_head(words).float().flatten(0, 1)
-        said = functional.cross_entropy(guesses, hidden_ids.flatten(), ignore_index=IGNORED)
+        said = mean_cross_entropy(guesses, hidden_ids.flatten())
         loss = places + BOX_WEIGHT * boxes + NAMES_WEIGHT * names + WORDS_WEIGHT * said
         figures = {"place": places, "box": boxes, "names": names, "words": said}
         figures |= {"box_iou": box_iou(box, box_xyxy).mean()}
@@ -109,7 +111,8 @@ def hide_words(
         specials: Ids that are never hidden.
 
     Returns:
-        Token ids with hidden words and the true ids of those words, both int64 (phrases, tokens).
+        Token ids with hidden words, and the true ids of those words with IGNORED elsewhere, both
+        int64 (phrases, tokens).
     """
     is_word = ~np.isin(token_ids, specials)
     is_row = rng.random((len(token_ids), 1)) < MASKED_SHARE
@@ -128,7 +131,7 @@ def draw_grounding(
     count: int,
     grid_hw: tuple[int, int],
 ) -> dict[str, Tensor]:
-    """Draw a batch for `BEiT3Pretraining.forward`.
+    """Draw phrases with their scenes.
 
     Args:
         cache: Scenes and phrases to draw from.
@@ -138,6 +141,9 @@ def draw_grounding(
         mix: Share of each task.
         count: Phrases in the batch.
         grid_hw: Rows and columns of patches.
+
+    Returns:
+        The arguments of `BEiT3Pretraining.forward` by name.
     """
     chosen = draw_phrases(cache.phrases, rng, mix=mix, count=count)
     scenes = cache.phrases.scene[chosen]
@@ -149,13 +155,13 @@ def draw_grounding(
         "token_ids": torch.from_numpy(shown),
         "hidden_ids": torch.from_numpy(hidden),
         "cover": functional.adaptive_avg_pool2d(masks.float(), grid_hw).flatten(1),
-        "box_xyxy": _boxes(masks),
+        "box_xyxy": relative_boxes(masks),
         "parts": torch.from_numpy(parts).flatten(1),
         "colors": torch.from_numpy(colors).flatten(1),
     }
 
 
-def _boxes(masks: Tensor) -> Tensor:
+def relative_boxes(masks: Tensor) -> Tensor:
     """Return the boxes of bool (n, H, W) masks as float (n, 4) xyxy in [0, 1]."""
     height, width = masks.shape[-2:]
     boxes = boxes_xyxy_from_masks(masks.numpy()).astype(np.float32)

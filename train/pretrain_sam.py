@@ -22,7 +22,9 @@ POINTS = 4
 """Point slots of a prompt: up to three points, or a box's two corners; the rest is "no point"."""
 NO_POINT, BACKGROUND, FOREGROUND, TOP_LEFT, BOTTOM_RIGHT = -1, 0, 1, 2, 3
 IOU_WEIGHT = 0.2
+"""Weight of the predicted IoU's error."""
 NAMES_WEIGHT = 0.5
+"""Weight of the cells' names."""
 
 
 class SamPretraining(nn.Module):
@@ -74,7 +76,7 @@ def draw_prompts(
     prompts: int,
     grid_hw: tuple[int, int],
 ) -> dict[str, Tensor]:
-    """Draw a batch for `SamPretraining.forward`.
+    """Draw scenes with points and boxes.
 
     Args:
         cache: Scenes to draw from.
@@ -84,6 +86,9 @@ def draw_prompts(
         images: Scenes in the batch.
         prompts: Prompts of each scene.
         grid_hw: Rows and columns of the image embedding.
+
+    Returns:
+        The arguments of `SamPretraining.forward` by name.
     """
     chosen = rng.integers(min(scenes, len(cache)), size=images)
     instances, parts = cache.instance_map[chosen], cache.part_map[chosen]
@@ -107,6 +112,7 @@ def draw_prompts(
 def _prompt(
     instances_hw: np.ndarray, parts_hw: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return points (POINTS, 2), their labels (POINTS,) and the bool (H, W) mask they ask for."""
     values = np.unique(instances_hw)
     truth_hw = instances_hw == rng.choice(values[values > 0])
     is_box = rng.random() < 0.5
@@ -125,7 +131,7 @@ def _prompt(
 
 
 def _box(truth_hw: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Return the corners of the mask's box, jittered by a tenth of its sides (SAM, appendix A)."""
+    """Return two corners around the mask, jittered by a tenth of its sides (SAM, appendix A)."""
     y, x = np.nonzero(truth_hw)
     corners = np.array([[x.min(), y.min()], [x.max(), y.max()]], np.float32)
     jitter = rng.normal(0, 0.1, (2, 2)) * (corners[1] - corners[0])
@@ -133,6 +139,7 @@ def _box(truth_hw: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _pixel(mask_hw: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return the x and y of one pixel inside the mask."""
     flat = np.flatnonzero(mask_hw)
     y, x = divmod(int(rng.choice(flat)), mask_hw.shape[1])
     return np.array([x, y], np.float32)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+__all__ = ["attend"]
+
 
 def attend(
     query: Tensor, key: Tensor, value: Tensor, *, heads: int, bias: Tensor | None = None

@@ -1,4 +1,4 @@
-"""BEiT-3, the multimodal encoder: one attention over image and word tokens, two experts for the rest.
+"""BEiT-3, the multimodal encoder: joint attention over image and words, an expert for each.
 
 Sources: BEiT-3 (arXiv 2208.10442) and its reference implementation in torchscale 0.2 (Multiway
 transformer with sub-LayerNorm). Parameter names are the reference's without their `beit3.` prefix.
@@ -7,12 +7,15 @@ transformer with sub-LayerNorm). Parameter names are the reference's without the
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from .attention import attend
+
+__all__ = ["BEIT3_SPECS", "FIRST_POSITION", "BEiT3", "BEiT3Spec"]
 
 FIRST_POSITION = 2
 """Row of the first token in both position tables: fairseq keeps rows 0 and 1 for padding."""
@@ -80,7 +83,7 @@ class Multiway(nn.Module):
         self.B = expert(*args, **options)
 
     def forward(self, tokens: Pair) -> Pair:
-        """Apply `A` to the image tokens and `B` to the words."""
+        """Apply `A` to the image tokens and `B` to the words; shapes are the experts'."""
         image, words = tokens
         return self.A(image), self.B(words)
 
@@ -100,7 +103,7 @@ class SelfAttention(nn.Module):
         self.inner_attn_ln = Multiway(nn.LayerNorm, spec.width, eps=1e-5)
 
     def forward(self, tokens: Pair, bias: Tensor) -> Pair:
-        """Mix all tokens; `bias` hides padded words as keys."""
+        """Map tokens to the same shapes; `bias` (batch, 1, 1, all tokens) hides padded words."""
         mixed = self._attend(torch.cat(self.q_proj(tokens), dim=1), tokens, bias)
         pair = mixed[:, : self.image_tokens], mixed[:, self.image_tokens :]
         return self.out_proj(self.inner_attn_ln(pair))
@@ -158,32 +161,48 @@ def _sum(first: Pair, second: Pair) -> Pair:
     return first[0] + second[0], first[1] + second[1]
 
 
+class Positions(nn.Module):
+    """Position tables of both experts."""
+
+    def __init__(self, spec: BEiT3Spec) -> None:
+        """Build a row for each image token and `spec.max_positions` rows for the words."""
+        super().__init__()
+        self.A = nn.Embedding(FIRST_POSITION + spec.image_tokens, spec.width)
+        self.B = nn.Embedding(spec.max_positions, spec.width)
+
+    def forward(self, tokens: Pair) -> Pair:
+        """Add a row to each token, from `FIRST_POSITION` on."""
+        image, words = tokens
+        end = FIRST_POSITION + words.shape[1]
+        return image + self.A.weight[FIRST_POSITION:], words + self.B.weight[FIRST_POSITION:end]
+
+
 class Encoder(nn.Module):
-    """The stack of layers with its two position tables."""
+    """The stack of layers with its position tables."""
 
     def __init__(self, spec: BEiT3Spec) -> None:
         """Build `spec.depth` layers."""
         super().__init__()
         self.image_tokens = spec.image_tokens
-        self.embed_positions = nn.ModuleDict(
-            {
-                "A": nn.Embedding(spec.image_tokens + FIRST_POSITION, spec.width),
-                "B": nn.Embedding(spec.max_positions, spec.width),
-            }
-        )
+        self.embed_positions = Positions(spec)
         self.layers = nn.ModuleList(EncoderLayer(spec) for _ in range(spec.depth))
         self.layer_norm = Multiway(nn.LayerNorm, spec.width, eps=1e-5)
 
     def place(self, tokens: Pair, is_padding: Tensor) -> tuple[Pair, Tensor]:
-        """Add positions; return the tokens and the bias that hides padded words as keys."""
-        image, words = tokens
-        image_rows = self.embed_positions["A"].weight[FIRST_POSITION:]
-        word_rows = self.embed_positions["B"].weight[
-            FIRST_POSITION : FIRST_POSITION + words.shape[1]
-        ]
-        words = (words + word_rows) * (~is_padding).unsqueeze(-1).to(words.dtype)
+        """Add positions and hide padding.
+
+        Args:
+            tokens: Image tokens and words.
+            is_padding: bool (batch, words).
+
+        Returns:
+            The tokens, padded words being zero, and the bias that hides these as keys, float
+            (batch, 1, 1, image tokens + words).
+        """
+        image, words = self.embed_positions(tokens)
+        words = words * (~is_padding).unsqueeze(-1).to(words.dtype)
         hidden = functional.pad(is_padding.to(words.dtype), (self.image_tokens, 0))
-        return (image + image_rows, words), (hidden * HIDDEN)[:, None, None, :]
+        return (image, words), (hidden * HIDDEN)[:, None, None, :]
 
 
 class BEiT3(nn.Module):
@@ -222,7 +241,7 @@ class BEiT3(nn.Module):
         *body, last = self.encoder.layers
         for layer in body:
             tokens = layer(tokens, bias)
-        return self.encoder.layer_norm.A(last.class_token(tokens, bias))
+        return self.encoder.layer_norm.A(cast(EncoderLayer, last).class_token(tokens, bias))
 
     def _embed(self, image: Tensor, token_ids: Tensor) -> tuple[Pair, Tensor]:
         patches = self.vision_embed(image).expand(token_ids.shape[0], -1, -1)

@@ -14,6 +14,8 @@ from torch.nn import functional
 
 from .sam import LayerNorm2d
 
+__all__ = ["EFFICIENTVIT_SPECS", "EfficientViTSamImageEncoder", "EfficientViTSpec"]
+
 EPS = 1e-6
 """Epsilon the reference sets on every normalisation after construction."""
 
@@ -117,17 +119,17 @@ class ResBlock(nn.Module):
     """Two 3 x 3 convolutions."""
 
     def __init__(
-        self, inputs: int, outputs: int, stride: int, expansion: int, inner_norm: bool
+        self, inputs: int, outputs: int, stride: int, expansion: int, has_inner_norm: bool
     ) -> None:
-        """Build both; `inner_norm` False trades the first BatchNorm for a bias."""
+        """Build both; `has_inner_norm` False trades the first BatchNorm for a bias."""
         super().__init__()
         middle = inputs * expansion
-        inner = {"has_norm": inner_norm, "has_bias": not inner_norm}
+        inner = {"has_norm": has_inner_norm, "has_bias": not has_inner_norm}
         self.conv1 = ConvLayer(inputs, middle, 3, stride=stride, **inner)
         self.conv2 = ConvLayer(middle, outputs, 3, has_activation=False)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Apply both convolutions."""
+        """Map float (batch, inputs, height, width) to float (batch, outputs, ...)."""
         return self.conv2(self.conv1(features))
 
 
@@ -135,17 +137,17 @@ class FusedMBConv(nn.Module):
     """A widening 3 x 3 convolution and a narrowing 1 x 1."""
 
     def __init__(
-        self, inputs: int, outputs: int, stride: int, expansion: int, inner_norm: bool
+        self, inputs: int, outputs: int, stride: int, expansion: int, has_inner_norm: bool
     ) -> None:
-        """Build both; `inner_norm` False trades the first BatchNorm for a bias."""
+        """Build both; `has_inner_norm` False trades the first BatchNorm for a bias."""
         super().__init__()
         middle = inputs * expansion
-        inner = {"has_norm": inner_norm, "has_bias": not inner_norm}
+        inner = {"has_norm": has_inner_norm, "has_bias": not has_inner_norm}
         self.spatial_conv = ConvLayer(inputs, middle, 3, stride=stride, **inner)
         self.point_conv = ConvLayer(middle, outputs, 1, has_activation=False)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Apply both convolutions."""
+        """Map float (batch, inputs, height, width) to float (batch, outputs, ...)."""
         return self.point_conv(self.spatial_conv(features))
 
 
@@ -153,18 +155,18 @@ class MBConv(nn.Module):
     """A widening 1 x 1, a depthwise 3 x 3 and a narrowing 1 x 1 convolution."""
 
     def __init__(
-        self, inputs: int, outputs: int, stride: int, expansion: int, inner_norm: bool
+        self, inputs: int, outputs: int, stride: int, expansion: int, has_inner_norm: bool
     ) -> None:
-        """Build the three; `inner_norm` False trades the inner BatchNorms for biases."""
+        """Build the three; `has_inner_norm` False trades the inner BatchNorms for biases."""
         super().__init__()
         middle = inputs * expansion
-        inner = {"has_norm": inner_norm, "has_bias": not inner_norm}
+        inner = {"has_norm": has_inner_norm, "has_bias": not has_inner_norm}
         self.inverted_conv = ConvLayer(inputs, middle, 1, **inner)
         self.depth_conv = ConvLayer(middle, middle, 3, stride=stride, groups=middle, **inner)
         self.point_conv = ConvLayer(middle, outputs, 1, has_activation=False)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Apply the three convolutions."""
+        """Map float (batch, inputs, height, width) to float (batch, outputs, ...)."""
         return self.point_conv(self.depth_conv(self.inverted_conv(features)))
 
 
@@ -195,7 +197,7 @@ class LiteMLA(nn.Module):
         return self.proj(self.attend(qkv.float()).to(qkv.dtype))
 
     def attend(self, qkv: Tensor) -> Tensor:
-        """Return the attention output of float32 qkv (batch, 3 channels, height, width).
+        """Map float32 qkv (batch, 3 channels, height, width) to (batch, channels, height, width).
 
         Keys are divided by the number of cells, which cancels in the quotient and keeps the sums
         over all cells inside FP16's range; epsilon is divided alike, so the result is exact.
@@ -221,7 +223,7 @@ class Residual(nn.Module):
         self.has_shortcut = has_shortcut
 
     def forward(self, features: Tensor) -> Tensor:
-        """Apply the block."""
+        """Map float (batch, inputs, height, width) to what `main` makes of it."""
         return features + self.main(features) if self.has_shortcut else self.main(features)
 
 
@@ -233,7 +235,8 @@ class EfficientViTBlock(nn.Module):
         super().__init__()
         self.context_module = Residual(LiteMLA(width, head_width, kernel), has_shortcut=True)
         self.local_module = Residual(
-            MBConv(width, width, stride=1, expansion=expansion, inner_norm=False), has_shortcut=True
+            MBConv(width, width, stride=1, expansion=expansion, has_inner_norm=False),
+            has_shortcut=True,
         )
 
     def forward(self, features: Tensor) -> Tensor:
@@ -250,7 +253,7 @@ class Sequence(nn.Module):
         self.op_list = nn.ModuleList(blocks)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Apply all blocks."""
+        """Map float (batch, channels, height, width) to what the last block makes of it."""
         for block in self.op_list:
             features = block(features)
         return features
@@ -278,7 +281,11 @@ class Backbone(nn.Module):
         self.stages = nn.ModuleList(stages)
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """Return the features of every stage, stage 0 first."""
+        """Map float (batch, 3, height, width) to the features of every stage, stage 0 first.
+
+        Stage s gives float (batch, widths[s], height / 2 ** (s + 1), width / 2 ** (s + 1)), rounded
+        up.
+        """
         features = [image]
         for stage in self.stages:
             features.append(stage(features[-1]))
@@ -293,9 +300,9 @@ def _residual_blocks(spec: EfficientViTSpec, stage: int) -> list[nn.Module]:
             EfficientViTBlock(width, spec.head_width, expansion, kernel)
             for _ in range(spec.depths[stage])
         ]
-    inner_norm = not spec.keeps_last_norm_only[stage]
+    has_inner_norm = not spec.keeps_last_norm_only[stage]
     return [
-        Residual(LOCAL_BLOCKS[kind](width, width, 1, expansion, inner_norm), has_shortcut=True)
+        Residual(LOCAL_BLOCKS[kind](width, width, 1, expansion, has_inner_norm), has_shortcut=True)
         for _ in range(spec.depths[stage])
     ]
 
@@ -326,7 +333,7 @@ class Neck(nn.Module):
         self.output_ops = nn.ModuleList([Sequence([out])])
 
     def forward(self, stages: list[Tensor]) -> Tensor:
-        """Map the backbone's features to float (batch, out_width, rows, columns)."""
+        """Map the features of all stages to float (batch, out_width, rows, columns)."""
         merged = [
             self._on_grid(layer(features))
             for layer, features in zip(self.input_ops, reversed(stages[-3:]), strict=True)

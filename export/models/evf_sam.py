@@ -7,6 +7,7 @@ names are kept: `visual_model.`, `mm_extractor.beit3.` and `text_hidden_fcs.0.`.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 from torch import Tensor, nn
 
@@ -14,6 +15,8 @@ from .beit3 import BEIT3_SPECS, BEiT3, BEiT3Spec
 from .efficientvit import EFFICIENTVIT_SPECS, EfficientViTSamImageEncoder, EfficientViTSpec
 from .projector import projector
 from .sam import MaskDecoder, PromptEncoder, SamSpec
+
+__all__ = ["EVF_SAM_SPECS", "SINGLE_MASK", "EvfSam", "EvfSamSpec", "VisualModel"]
 
 SINGLE_MASK = slice(0, 1)
 """EVF-SAM decodes SAM's single mask, never the three ambiguous ones."""
@@ -114,8 +117,18 @@ class EvfSam(nn.Module):
         Returns:
             float (batch, 1, width).
         """
-        return self.text_hidden_fcs[0](self.mm_extractor["beit3"].class_token(image, token_ids))
+        beit3 = cast(BEiT3, self.mm_extractor["beit3"])
+        return self.text_hidden_fcs[0](beit3.class_token(image, token_ids))
 
     def forward(self, image_embedding: Tensor, image: Tensor, token_ids: Tensor) -> Tensor:
-        """Return mask logits float (batch, 1, 4 rows, 4 columns) of phrases over encoded frames."""
+        """Segment phrases on encoded frames.
+
+        Args:
+            image_embedding: float (1 or batch, width, rows, columns).
+            image: float (1 or batch, 3, height, width), BEiT-3's view.
+            token_ids: int64 (batch, tokens), padded on the right.
+
+        Returns:
+            Mask logits float (batch, 1, 4 rows, 4 columns).
+        """
         return self.visual_model.decode(image_embedding, self.prompt(image, token_ids))[0]

@@ -15,6 +15,8 @@ from torch.nn import functional
 
 from .attention import attend
 
+__all__ = ["LayerNorm2d", "MaskDecoder", "PromptEncoder", "SamSpec"]
+
 MASK_TOKENS = 4
 """One token for the single mask and three for SAM's ambiguous whole, part and subpart."""
 BOX_CORNER_LABELS = (2, 3)
@@ -60,6 +62,9 @@ class LayerNorm2d(nn.Module):
 class FourierPositions(nn.Module):
     """Random Fourier features of coordinates in [0, 1]."""
 
+    positional_encoding_gaussian_matrix: Tensor
+    """float (2, width // 2): frequencies of x and y."""
+
     def __init__(self, width: int) -> None:
         """Draw the frequencies; a checkpoint replaces them."""
         super().__init__()
@@ -99,9 +104,8 @@ class PromptEncoder(nn.Module):
         x = (torch.arange(columns, dtype=torch.float32) + 0.5) / columns
         grid_y, grid_x = torch.meshgrid(y, x, indexing="ij")
         matrix = self.pe_layer.positional_encoding_gaussian_matrix
-        return self.pe_layer(torch.stack([grid_x, grid_y], dim=-1).to(matrix)).permute(2, 0, 1)[
-            None
-        ]
+        positions = self.pe_layer(torch.stack([grid_x, grid_y], dim=-1).to(matrix))
+        return positions.permute(2, 0, 1).unsqueeze(0)
 
     def no_mask(self) -> Tensor:
         """Return the dense embedding of "no mask given" as float (1, width, 1, 1)."""
@@ -116,20 +120,19 @@ class PromptEncoder(nn.Module):
                 box, -1 no point (SAM pads points given without a box with one of these).
         """
         height, width = self.spec.frame_hw
-        scale = torch.tensor([width, height], dtype=points_xy.dtype)
-        positions = self.pe_layer((points_xy + 0.5) / scale)
+        positions = self.pe_layer((points_xy + 0.5) / points_xy.new_tensor([width, height]))
         is_point = (labels >= 0).unsqueeze(-1)
-        kinds = torch.cat([embedding.weight for embedding in self.point_embeddings])
+        kinds = torch.cat(list(self.point_embeddings.parameters()))
         point = positions + kinds[labels.clamp(min=0)]
         return torch.where(is_point, point, self.not_a_point_embed.weight)
 
     def boxes(self, boxes_xyxy: Tensor) -> Tensor:
-        """Embed float (batch, 4) boxes, in pixels of the prompt frame, as float (batch, 2, width)."""
-        labels = torch.tensor([BOX_CORNER_LABELS]).expand(boxes_xyxy.shape[0], 2)
-        return self.points(boxes_xyxy.unflatten(-1, (2, 2)), labels)
+        """Embed boxes float (batch, 4), in pixels of the prompt frame, as (batch, 2, width)."""
+        labels = torch.tensor(BOX_CORNER_LABELS, device=boxes_xyxy.device)
+        return self.points(boxes_xyxy.unflatten(-1, (2, 2)), labels.expand(len(boxes_xyxy), 2))
 
     def masks(self, logits: Tensor) -> Tensor:
-        """Embed float (batch, 1, 4 rows, 4 columns) mask logits as float (batch, width, rows, columns)."""
+        """Embed logits float (batch, 1, 4 rows, 4 columns) as (batch, width, rows, columns)."""
         return self.mask_downscaling(logits)
 
 
@@ -213,7 +216,16 @@ class TwoWayTransformer(nn.Module):
         self.norm_final_attn = nn.LayerNorm(spec.width, eps=spec.eps)
 
     def forward(self, image: Tensor, positions: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Return updated tokens and image; the tokens' positions are their first values."""
+        """Update both; the tokens' positions are their first values.
+
+        Args:
+            image: float (batch, cells, width).
+            positions: float (1, cells, width).
+            tokens: float (batch, tokens, width).
+
+        Returns:
+            Tokens and image, of the same shapes.
+        """
         first = tokens
         for layer in self.layers:
             tokens, image = layer(tokens, image, first, positions)

@@ -5,14 +5,34 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ...runtime.errors import UnknownNameError
+from ...runtime.errors import CheckpointError, UnknownNameError
 from ...runtime.spec import ViewSpec
-from ..checkpoint import Checkpoint
+from ..checkpoint import CONFIG_FILE, Checkpoint
 from ..graph import Stage
+from ..models.beit3 import FIRST_POSITION
 from ..models.evf_sam import EVF_SAM_SPECS, SINGLE_MASK, EvfSam, EvfSamSpec
+
+__all__ = [
+    "MASK_THRESHOLD",
+    "MINIATURE",
+    "TEMPLATES",
+    "TOKENIZER",
+    "ImageStage",
+    "MaskStage",
+    "PromptStage",
+    "load",
+    "stages",
+    "views",
+]
 
 MINIATURE = "evf-sam-mini"
 """The checkpoint that ships with saymask."""
+TOKENIZER = "xlm-roberta"
+"""Key of `runtime.tokenizer.TOKENIZERS`."""
+TEMPLATES = (("semantic", "[semantic] {phrase}"),)
+"""What is put around the words; the tag asks for all of a class instead of one object."""
+MASK_THRESHOLD = 0.0
+"""Logit above which a pixel is inside."""
 
 IMAGENET_MEAN_RGB = (123.675, 116.28, 103.53)
 IMAGENET_STD_RGB = (58.395, 57.12, 57.375)
@@ -125,12 +145,19 @@ def load(checkpoint: Checkpoint) -> EvfSam:
     """Build the checkpoint's network and fill it.
 
     Raises:
-        CheckpointError: The weights do not fit.
+        CheckpointError: The weights or the longest phrase do not fit.
         UnknownNameError: The config names no known variant.
     """
     variant = checkpoint.config.variant
     if variant not in EVF_SAM_SPECS:
         raise UnknownNameError("variant of evf-sam", variant, EVF_SAM_SPECS)
-    network = EvfSam(EVF_SAM_SPECS[variant])
+    spec = EVF_SAM_SPECS[variant]
+    longest = spec.multimodal_encoder.max_positions - FIRST_POSITION
+    if not 2 < checkpoint.config.max_tokens <= longest:
+        raise CheckpointError(
+            f"max_tokens of evf-sam {variant} must be from 3 to {longest}; got "
+            f"{checkpoint.config.max_tokens}; correct {checkpoint.folder / CONFIG_FILE}"
+        )
+    network = EvfSam(spec)
     checkpoint.load_into(network)
     return network.eval()

@@ -6,18 +6,16 @@ import argparse
 import json
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
-from ...runtime.errors import UnknownNameError, UsageError
+from ...runtime.errors import UnknownNameError
 from ...runtime.options import add_engine, add_json, positive
 from ...runtime.progress import Progress
 from ...runtime.segmenter import Segmenter
 from ...runtime.shelf import find_bundle
 from ...runtime.table import table
-from ..evaluate import Evaluation, WorldRecipe, evaluate, figures
+from ..evaluate import TASKS, Evaluation, WorldRecipe, evaluate, figures
 from ..world.catalogue import SPLITS
-
-TASKS = ("single", "part", "semantic")
-"""Tasks of the world that end in one mask."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,9 +46,7 @@ def run(args: argparse.Namespace) -> int:
             for folder in folders
         ]
         found = evaluate(segmenters, recipe, on_frame=progress.step)
-    reports = [
-        _report(folder, each, args.data) for folder, each in zip(folders, found, strict=True)
-    ]
+    reports = [_report(folder, each, args) for folder, each in zip(folders, found, strict=True)]
     print(json.dumps(reports) if args.json else _tables(reports))
     return 0
 
@@ -59,20 +55,21 @@ def _recipe(args: argparse.Namespace) -> WorldRecipe:
     name, _, split = args.data.partition(":")
     if name != "world" or split not in SPLITS:
         raise UnknownNameError("--data", args.data, [f"world:{split}" for split in SPLITS])
-    tasks = tuple(args.tasks.split(","))
+    tasks = tuple(dict.fromkeys(args.tasks.split(",")))
     for task in tasks:
         if task not in TASKS:
-            raise UsageError(f"--tasks must be of {', '.join(TASKS)}; got {task!r}")
+            raise UnknownNameError("each of --tasks", task, TASKS)
     return WorldRecipe(
         split=split, phrases=args.phrases, tasks=tasks, has_wrong_words=args.wrong_words
     )
 
 
-def _report(folder: Path, found: Evaluation, data: str) -> dict:
+def _report(folder: Path, found: Evaluation, args: argparse.Namespace) -> dict[str, Any]:
     size_bytes = sum(path.stat().st_size for path in folder.glob("stages/*"))
     return {
-        "bundle": folder.name,
-        "data": data,
+        "bundle": folder.resolve().name,
+        "data": args.data,
+        "has_wrong_words": args.wrong_words,
         "frames": found.frames,
         "frame_ms": found.frame_ms,
         "stages_bytes": size_bytes,
@@ -80,7 +77,7 @@ def _report(folder: Path, found: Evaluation, data: str) -> dict:
     }
 
 
-def _tables(reports: list[dict]) -> str:
+def _tables(reports: list[dict[str, Any]]) -> str:
     """Lay out a row for each bundle and task, then one for each bundle."""
     names = list(next(iter(reports[0]["tasks"].values())))
     rows = [

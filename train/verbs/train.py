@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import json
+import tempfile
 from pathlib import Path
 
-from ...runtime.errors import UsageError, require
+from ...runtime.errors import OutputError, UsageError, require
+from ...runtime.options import add_json
 from ..systems import SYSTEMS, system_module
 
 
@@ -20,14 +23,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--scale", type=float, default=1.0, metavar="X",
         help="share of the recipe's scenes and steps, for a quick try (1.0)",
     )  # fmt: skip
+    add_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Train and say where the checkpoint is."""
     if not 0 < args.scale <= 1:
         raise UsageError(f"--scale must be above 0 and at most 1; got {args.scale:g}")
-    module = system_module(args.system)
     for library in ("torch", "accelerate", "tqdm"):
         require(library, extra="train")
-    print(module.train(module.recipe(args.scale), args.out))
+    module = system_module(args.system)
+    _make_writable(args.out)
+    checkpoint = str(module.train(module.recipe(args.scale), args.out))
+    print(json.dumps({"checkpoint": checkpoint}) if args.json else checkpoint)
     return 0
+
+
+def _make_writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise OutputError(
+            f"--out must be a folder that can be written; {folder} is not: {error.strerror}; "
+            "name another"
+        ) from error

@@ -1,0 +1,101 @@
+from contextlib import closing
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from saymask.calibration.gate import OVERALL, points_lost, score_samples, with_stages
+from saymask.calibration.samples import Sample
+from saymask.calibration.score import Score
+from saymask.runtime.bundle import Bundle
+from saymask.runtime.systems import open_system
+
+
+@pytest.fixture
+def system(tiny_bundle):
+    with closing(open_system(Bundle.read(tiny_bundle), device="cpu", threads=1)) as system:
+        yield system
+
+
+@pytest.fixture
+def sample(frame) -> Sample:
+    """Two squares with their true masks; the blue one's truth is all of the frame."""
+    red = np.zeros(frame.shape[:2], np.bool_)
+    red[20:60, 10:50] = True
+    return Sample(
+        frame=frame,
+        texts=("the red square", "the blue one"),
+        tasks=("single", "multi"),
+        masks=np.stack([red, np.ones_like(red)]),
+    )
+
+
+class _Inverted:
+    """The mask stage with everything but the mask inside."""
+
+    def __init__(self, engine) -> None:
+        self.stage, self.device, self._engine = engine.stage, engine.device, engine
+
+    def run(self, inputs):
+        outputs = self._engine.run(inputs)
+        return outputs | {"logits": -outputs["logits"]}
+
+    def close(self) -> None:
+        self._engine.close()
+
+
+def _inverted(system, stage: str = "mask"):
+    """Return `system` with one of its stages swapped for an inverting one."""
+    engines = {}
+
+    def note(engine):
+        engines[engine.stage.name] = engine
+        return engine
+
+    system.with_engines(note)
+    return with_stages(system, {stage: _Inverted(engines[stage])})
+
+
+def test_masks_are_scored_against_the_truth_by_task(system, sample):
+    scores, (masks,) = score_samples(system, [sample])
+    assert set(scores) == {"single", "multi", OVERALL}
+    assert masks.shape == (2, 90, 120)
+    assert scores["single"].giou > 0.8
+    assert scores["multi"].giou == pytest.approx(40 * 40 / 90 / 120, rel=0.3)
+    both = scores["single"].giou + scores["multi"].giou
+    assert scores[OVERALL].giou == pytest.approx(both / 2)
+    assert scores[OVERALL].samples == 2
+
+
+def test_without_truth_or_reference_its_own_masks_are_right(system, sample):
+    scores, _ = score_samples(system, [replace(sample, masks=None)])
+    assert scores[OVERALL].giou == 1
+
+
+def test_without_truth_masks_are_held_against_the_reference(system, sample):
+    bare = [replace(sample, masks=None)]
+    _, reference = score_samples(system, bare)
+    same, _ = score_samples(system, bare, reference)
+    other, _ = score_samples(_inverted(system), bare, reference)
+    assert same[OVERALL].giou == 1
+    assert other[OVERALL].giou == 0
+
+
+def test_truth_goes_before_the_reference(system, sample):
+    nothing = [np.zeros((2, 90, 120), np.bool_)]
+    assert score_samples(system, [sample], nothing)[0] == score_samples(system, [sample])[0]
+
+
+def test_points_lost_count_all_phrases_alike():
+    fp32 = {OVERALL: Score(samples=4, iou_sum=3.2), "rare": Score(samples=1, iou_sum=1.0)}
+    other = {OVERALL: Score(samples=4, iou_sum=3.0), "rare": Score(samples=1, iou_sum=0.8)}
+    assert points_lost(fp32, other) == pytest.approx(5)
+    assert points_lost(other, fp32) == pytest.approx(-5)
+
+
+def test_only_the_named_stage_is_swapped(system, sample):
+    scores, (masks,) = score_samples(_inverted(system), [sample])
+    expected, (own,) = score_samples(system, [sample])
+    assert (masks == ~own).all()
+    assert points_lost(expected, scores) > 0
+    assert score_samples(with_stages(system, {}), [sample])[0] == expected

@@ -1,0 +1,65 @@
+from contextlib import closing
+
+import numpy as np
+import pytest
+
+from saymask.calibration.recording import Recorder
+from saymask.runtime.bundle import Bundle
+from saymask.runtime.engine import open_engine
+from saymask.runtime.errors import EngineError
+from saymask.runtime.prompt import prompts_from
+from saymask.runtime.systems import open_system
+
+PHRASES = ["the red square", "the blue square left of a red one", "green"]
+
+
+@pytest.fixture
+def system(tiny_bundle):
+    with closing(open_system(Bundle.read(tiny_bundle), device="cpu", threads=1)) as system:
+        yield system
+
+
+def test_every_stage_is_seen_with_what_comes_from_the_one_before(system, frame):
+    recorder = Recorder()
+    watched = system.with_engines(recorder.watch)
+    for phrases in (PHRASES, PHRASES[:1]):
+        watched.segment(frame, prompts_from(phrases))
+    assert {stage: len(runs) for stage, runs in recorder.runs.items()} == {
+        "image": 2, "prompt": 2, "mask": 2,
+    }  # fmt: skip
+    for image, prompt, mask in zip(*recorder.runs.values(), strict=True):
+        assert mask.inputs["image_embedding"] is image.outputs["image_embedding"]
+        assert mask.inputs["prompt_embedding"] is prompt.outputs["prompt_embedding"]
+    counts = [len(feed["token_ids"]) for feed in recorder.feeds("prompt")]
+    assert counts == [3, 1]
+    assert [feed["token_ids"].dtype for feed in recorder.feeds("prompt")] == [np.int64] * 2
+
+
+def test_watching_changes_no_mask(system, frame):
+    found = system.with_engines(Recorder().watch).segment(frame, prompts_from(PHRASES))
+    expected = system.segment(frame, prompts_from(PHRASES))
+    assert expected.boolean.any()
+    assert (found.boolean == expected.boolean).all()
+
+
+def test_a_watched_engine_is_like_its_own(tiny_bundle):
+    engine = open_engine(Bundle.read(tiny_bundle), "prompt", device="cpu", threads=1)
+    recorder = Recorder()
+    watched = recorder.watch(engine)
+    assert (watched.stage, watched.device) == (engine.stage, "cpu")
+    with pytest.raises(EngineError, match="takes image, token_ids"):
+        watched.run({})
+    assert recorder.feeds("prompt") == []
+    watched.close()
+    golden = Bundle.read(tiny_bundle).golden()
+    with pytest.raises(EngineError, match="closed"):
+        engine.run({name: golden[f"prompt/{name}"] for name in ("image", "token_ids")})
+
+
+def test_two_engines_of_one_stage_share_its_list(tiny_bundle):
+    bundle = Bundle.read(tiny_bundle)
+    recorder, golden = Recorder(), bundle.golden()
+    for _ in range(2):
+        with closing(open_engine(bundle, "image", device="cpu", threads=1)) as engine:
+            recorder.watch(engine).run({"image": golden["image/image"]})
+    assert len(recorder.runs["image"]) == 2

@@ -1,0 +1,100 @@
+import json
+import shutil
+
+import pytest
+import torch
+
+from saymask.export.checkpoint import open_checkpoint
+from saymask.export.models.evf_sam import EVF_SAM_SPECS
+from saymask.export.systems import SYSTEMS, evf_sam, system_module
+from saymask.export.systems.evf_sam import load, stages, views
+from saymask.runtime.errors import CheckpointError, UnknownNameError
+from saymask.runtime.tokenizer import TOKENIZERS
+
+OFFICIAL = EVF_SAM_SPECS["efficientvit-xl0-beit3-large"]
+
+
+def test_it_is_in_the_table():
+    assert system_module("evf-sam") is evf_sam
+    with pytest.raises(UnknownNameError, match="must be one of evf-sam; got 'evf-sam2'"):
+        system_module("evf-sam2")
+    assert set(SYSTEMS) == {"evf-sam"}
+
+
+def test_views_are_the_references():
+    sam, beit = views(OFFICIAL)
+    assert (sam.name, sam.size_hw, sam.fit, sam.interpolation) == (
+        "sam", (1024, 1024), "pad", "bilinear",
+    )  # fmt: skip
+    assert sam.is_antialiased
+    assert (sam.mean_rgb[0], sam.std_rgb[2]) == (123.675, 57.375)
+    assert (beit.name, beit.size_hw, beit.fit, beit.interpolation) == (
+        "beit", (224, 224), "stretch", "bicubic",
+    )  # fmt: skip
+    assert not beit.is_antialiased
+    assert beit.mean_rgb == beit.std_rgb == (127.5, 127.5, 127.5)
+    assert views(EVF_SAM_SPECS["mini"])[1].is_antialiased
+
+
+def test_the_semantic_tag_and_the_tokenizer_are_evf_sams():
+    assert dict(evf_sam.TEMPLATES)["semantic"].format(phrase="sky") == "[semantic] sky"
+    assert evf_sam.TOKENIZER in TOKENIZERS
+
+
+def test_stages_run_one_after_the_other(tiny_network):
+    first, second, third = stages(tiny_network)
+    assert [each.name for each in (first, second, third)] == ["image", "prompt", "mask"]
+    assert second.varying == {"token_ids": {0: "phrases", 1: "tokens"}}
+    assert third.varying == {"prompt_embedding": {0: "phrases"}}
+    assert tuple(third.examples) == first.outputs + second.outputs
+
+
+@torch.no_grad()
+def test_the_three_stages_are_the_network(tiny_network):
+    torch.manual_seed(0)
+    first, second, third = stages(tiny_network)
+    sam, beit = (torch.randn_like(each.examples["image"]) for each in (first, second))
+    token_ids = torch.tensor([[0, 5, 6, 2], [0, 7, 2, 1], [0, 9, 8, 2]])
+    embedding = first.module(sam)
+    logits, iou = third.module(embedding, second.module(beit, token_ids))
+    torch.testing.assert_close(logits, tiny_network(embedding, beit, token_ids))
+    assert iou.shape == (3, 1)
+    assert not third.module.get_buffer("positions").requires_grad
+    assert not third.module.get_buffer("no_mask").requires_grad
+
+
+def test_a_checkpoint_is_loaded_for_use(tiny_checkpoint, tiny_network):
+    network = load(open_checkpoint(tiny_checkpoint))
+    assert not network.training
+    for name, value in network.state_dict().items():
+        wanted = tiny_network.state_dict()[name]
+        torch.testing.assert_close(value, wanted, atol=1e-6, rtol=1e-3)
+
+
+@pytest.fixture
+def changed(tiny_checkpoint, tmp_path):
+    """Copies the tiny checkpoint with another config."""
+
+    def change(**config: object):
+        folder = shutil.copytree(tiny_checkpoint, tmp_path / "changed")
+        path = folder / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | config))
+        return open_checkpoint(folder)
+
+    return change
+
+
+def test_an_unknown_variant_lists_the_known_ones(changed):
+    with pytest.raises(UnknownNameError, match="efficientvit-l0-beit3-base, .*; got 'huge'"):
+        load(changed(variant="huge"))
+
+
+@pytest.mark.parametrize("max_tokens", [2, 49])
+def test_phrases_longer_than_the_position_table_are_refused(changed, max_tokens):
+    with pytest.raises(CheckpointError, match=f"from 3 to 48; got {max_tokens}; correct .*config"):
+        load(changed(max_tokens=max_tokens))
+
+
+def test_weights_of_another_variant_are_refused(changed):
+    with pytest.raises(CheckpointError, match="must fit evf-sam mini name by name"):
+        load(changed(variant="mini"))

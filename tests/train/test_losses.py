@@ -1,0 +1,46 @@
+import math
+
+import pytest
+import torch
+
+from saymask.train.losses import mask_bce, mask_dice, mask_iou
+
+UNSURE = torch.zeros(1, 2, 2)
+"""Logits of probability 0.5."""
+HALF = torch.tensor([[[1.0, 1.0], [0.0, 0.0]]])
+NOTHING = torch.zeros(1, 2, 2)
+
+
+def test_bce_is_the_mean_over_pixels_and_masks():
+    assert mask_bce(UNSURE, HALF).item() == pytest.approx(math.log(2))
+    logits = torch.tensor([[[2.0, -1.0]], [[0.0, 0.0]]])
+    truth = torch.tensor([[[1.0, 1.0]], [[0.0, 1.0]]])
+    pixels = [math.log1p(math.exp(-2)), math.log1p(math.exp(1)), math.log(2), math.log(2)]
+    assert mask_bce(logits, truth).item() == pytest.approx(sum(pixels) / 4)
+
+
+def test_dice_divides_by_a_thousand_before_it_adds_its_epsilon():
+    shared, total = 2 * 0.5 * 2 / 1000, (4 * 0.5 + 2) / 1000
+    by_hand = 1 - (shared + 1e-6) / (total + 1e-6)
+    assert mask_dice(UNSURE, HALF).item() == pytest.approx(by_hand, abs=1e-7)
+    assert abs(by_hand - 0.5) > 1e-4, "without the scale the epsilon would not show"
+
+
+def test_dice_of_nothing_found_where_nothing_is_has_no_loss():
+    assert mask_dice(UNSURE - 50, NOTHING).item() == pytest.approx(0, abs=1e-6)
+    wrong = 1 - 1e-6 / (4 / 1000 + 1e-6)
+    assert mask_dice(UNSURE + 50, NOTHING).item() == pytest.approx(wrong, abs=1e-6)
+
+
+def test_dice_averages_masks_not_pixels():
+    logits = torch.cat([UNSURE, UNSURE + 50])
+    truth = torch.cat([HALF, NOTHING])
+    alone = [mask_dice(logits[i : i + 1], truth[i : i + 1]).item() for i in range(2)]
+    assert mask_dice(logits, truth).item() == pytest.approx(sum(alone) / 2)
+
+
+def test_iou_counts_pixels_and_two_empty_masks_agree():
+    logits = torch.tensor([[[3.0, -1.0, 2.0]], [[-1.0, -1.0, -1.0]], [[-1.0, -1.0, 1.0]]])
+    truth = torch.tensor([[[1.0, 1.0, 1.0]], [[0.0, 0.0, 0.0]], [[1.0, 0.0, 0.0]]])
+    for real in (truth, truth.bool()):
+        assert mask_iou(logits, real).tolist() == pytest.approx([2 / 3, 1, 0])
