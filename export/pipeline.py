@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 
 import numpy as np
 import onnx
@@ -46,6 +47,8 @@ from .verify import verify
 __all__ = ["export"]
 
 SAMPLES_FOLDER = "samples"
+PLAN_FILE = "plan.json"
+"""In the bundle: what each weighted node computes in, and why."""
 GOLDEN_PHRASES = 2
 LEAST_COSINE = 0.98
 """A stage whose outputs are further from FP32's is not worth asking the masks."""
@@ -108,7 +111,7 @@ def export(recipe: ExportRecipe, say: Say) -> Bundle:
             golden = _golden(system, samples[0])
     manifest = _report(manifest, samples, reference.scores, scores, choices)
     graphs |= {name: choice.candidate.model for name, choice in choices.items()}
-    return _write(recipe.out, manifest, graphs, checkpoint, golden)
+    return _write(recipe.out, manifest, graphs, checkpoint, golden, _plan(choices))
 
 
 def _checkpoint(recipe: ExportRecipe, module: ModuleType) -> Checkpoint:
@@ -166,14 +169,27 @@ def _write(
     graphs: Mapping[str, onnx.ModelProto],
     checkpoint: Checkpoint,
     golden: Mapping[str, np.ndarray],
+    plan: Mapping[str, Mapping[str, Mapping[str, str]]] = MappingProxyType({}),
 ) -> Bundle:
     with tempfile.TemporaryDirectory() as scratch:
-        files: dict[str, bytes | Path] = {manifest.tokenizer.file: checkpoint.vocabulary}
+        files: dict[str, bytes | Path] = {
+            manifest.tokenizer.file: checkpoint.vocabulary,
+            PLAN_FILE: json.dumps(plan, default=dict, indent=1).encode(),
+        }
         for stage in manifest.stages:
             name = PurePosixPath(stage.file)
             for path in save(graphs[stage.name], Path(scratch, name.name)):
                 files[str(name.with_name(path.name))] = path
         return Bundle.write(folder, manifest, files, golden)
+
+
+def _plan(choices: Mapping[str, Choice]) -> dict[str, dict[str, dict[str, str]]]:
+    """Return stage -> weighted node -> its precision and why, for the stages that hold INT8."""
+    return {
+        name: {node: asdict(plan) for node, plan in choice.candidate.plan.items()}
+        for name, choice in choices.items()
+        if choice.candidate.plan
+    }
 
 
 def _observe(system: System, samples: Sequence[Sample]) -> _Reference:

@@ -164,6 +164,12 @@ def _learn(
     return values
 
 
+_UNREADABLE = (
+    EOFError, LookupError, OSError, RuntimeError, TypeError, UnpicklingError, ValueError,
+)  # fmt: skip
+"""What torch raises on a file that is cut, foreign or of another network."""
+
+
 def _resume(path: Path, parts: Parts) -> int:
     """Fill `parts` from a saved state; return the first step to take."""
     if not path.exists():
@@ -173,7 +179,7 @@ def _resume(path: Path, parts: Parts) -> int:
         for name, part in parts.items():
             part.load_state_dict(state[name])
         return state["step"]
-    except (EOFError, LookupError, RuntimeError, TypeError, UnpicklingError, ValueError) as error:
+    except _UNREADABLE as error:
         raise CheckpointError(
             f"{path} must be a state of this training; it is damaged or of another: "
             f"{textwrap.shorten(str(error), 200)}; delete it or give another folder to start afresh"

@@ -44,8 +44,8 @@ class _Inverted:
         self._engine.close()
 
 
-def _inverted(system, stage: str = "mask"):
-    """Return `system` with one of its stages swapped for an inverting one."""
+def _inverted(system):
+    """Return `system` with its mask stage swapped for an inverting one."""
     engines = {}
 
     def note(engine):
@@ -53,7 +53,7 @@ def _inverted(system, stage: str = "mask"):
         return engine
 
     system.with_engines(note)
-    return with_stages(system, {stage: _Inverted(engines[stage])})
+    return with_stages(system, {"mask": _Inverted(engines["mask"])})
 
 
 def test_masks_are_scored_against_the_truth_by_task(system, sample):

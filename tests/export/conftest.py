@@ -76,9 +76,10 @@ class Killed:
     """How an export ended that was killed."""
 
     out: Path
-    returncode: int
+    log: str
+    """What it wrote on stderr."""
     left: tuple[str, ...]
-    """Names beside `out` when it was dead."""
+    """Names in the folder of `out` when it was dead."""
 
 
 @pytest.fixture(scope="session")
@@ -128,7 +129,7 @@ def killed_export(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactor
     command = [sys.executable, "-c", KILLED, *map(str, (Path(__file__).parent, out, *words))]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == -signal.SIGKILL, done.stderr
-    return Killed(out, done.returncode, tuple(path.name for path in out.parent.iterdir()))
+    return Killed(out, done.stderr, tuple(path.name for path in out.parent.iterdir()))
 
 
 @pytest.fixture(scope="session")

@@ -1,13 +1,19 @@
-"""A few drawn scenes in a cache."""
+"""A few drawn scenes in a cache, and a whole training of two steps a phase."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from saymask.runtime.spec import ViewSpec
 from saymask.train.cache import CacheRecipe, SceneCache, draw_cache
+
+if TYPE_CHECKING:
+    from saymask.train.systems.evf_sam import EvfSamRecipe
 
 
 @pytest.fixture(scope="session")
@@ -35,3 +41,43 @@ def cache_folder(tmp_path_factory, cache_recipe, mini_views) -> Path:
 @pytest.fixture(scope="session")
 def cache(cache_folder) -> SceneCache:
     return SceneCache(cache_folder)
+
+
+@pytest.fixture(scope="session")
+def brief_recipe() -> EvfSamRecipe:
+    """Two steps of each phase on a few scenes, uncompiled and in FP32 on the CPU."""
+    from saymask.train.systems.evf_sam import recipe
+
+    small = recipe(0.001)
+    loops = {
+        name: replace(loop, steps=2, warmup_steps=0, mixed_precision="no", is_on_cpu=True)
+        for name, loop in (("sam", small.sam), ("beit3", small.beit3), ("joint", small.joint))
+    }
+    return replace(
+        small,
+        scenes=replace(small.scenes, scenes=32, frame_hw=(120, 160)),
+        sam_images=2,
+        sam_prompts=2,
+        beit3_phrases=16,
+        joint_phrases=4,
+        is_compiled=False,
+        **loops,
+    )
+
+
+@pytest.fixture(scope="session")
+def few_samples() -> Iterator[None]:
+    """Two pictures instead of 48 beside every checkpoint."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("saymask.train.samples.PICTURES", 2)
+        yield
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory, brief_recipe, few_samples) -> Path:
+    """Folder of a finished training by `brief_recipe`; read it, don't change it."""
+    from saymask.train.systems.evf_sam import train
+
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    train(brief_recipe, folder)
+    return folder

@@ -19,6 +19,7 @@ from saymask.train.cache import (
     draw_cache,
     open_cache,
 )
+from saymask.train.losses import IGNORED
 from saymask.train.world.catalogue import CATEGORIES
 from saymask.train.world.compose import compose
 from saymask.train.world.draw import draw
@@ -80,6 +81,19 @@ def test_cells_are_named_by_what_lies_at_their_centers(cache, drawings):
         assert rank == part - 1 < len(CATEGORIES[thing.category].parts)
     assert parts.max() < PART_CLASSES
     assert colors.max() < COLOR_CLASSES
+
+
+def test_targets_are_named_where_they_agree(cache, drawings, spoken):
+    categories, colors = cache.target_names(np.arange(len(spoken)))
+    assert categories.dtype == colors.dtype == np.int64
+    for category, color, (index, expression) in zip(categories, colors, spoken, strict=True):
+        things = [drawings[index].scene.objects[each.object_index] for each in expression.targets]
+        names = {CATEGORY_NAMES.index(thing.category) for thing in things}
+        assert category == (names.pop() if len(names) == 1 else IGNORED)
+        names = {COLOR_NAMES.index(thing.color) for thing in things}
+        assert color == (names.pop() if len(names) == 1 else IGNORED)
+    assert IGNORED in colors
+    assert IGNORED not in categories, "these tasks never mix categories"
 
 
 def test_a_cache_that_is_there_is_opened(cache_folder, cache_recipe, mini_views):

@@ -36,7 +36,7 @@ class Line(nn.Module):
 
 
 def draw(rng: np.random.Generator) -> dict[str, torch.Tensor]:
-    x = torch.from_numpy(rng.normal(size=(8, 3)).astype(np.float32))
+    x = torch.from_numpy(rng.normal(size=(64, 3)).astype(np.float32))
     return {"x": x, "y": x @ torch.tensor([1.0, 2.0, 3.0])}
 
 
@@ -81,10 +81,9 @@ def test_the_rate_climbs_to_the_peak_and_falls_to_zero():
 
 
 def test_a_line_is_learned(tmp_path):
-    recipe = replace(RECIPE, steps=200)
-    phase = learn(tmp_path, recipe)
+    phase = learn(tmp_path, replace(RECIPE, steps=100, save_every=100))
     losses = [row["loss"] for row in logged(tmp_path)]
-    assert losses[-1] < 0.2 < 2 < losses[0]
+    assert losses[-1] < losses[0] / 10
     assert not torch.equal(phase.line.weight, Line().line.weight)
     assert torch.equal(phase.unused.weight, Line().unused.weight)
 
@@ -240,10 +239,11 @@ def test_a_state_that_cannot_be_resumed_is_named(tmp_path, damage):
 
 
 def test_bf16_learns_too_and_keeps_its_weights_in_fp32(tmp_path):
-    phase = learn(tmp_path, replace(RECIPE, steps=100, mixed_precision="bf16"))
+    recipe = replace(RECIPE, steps=100, save_every=100, mixed_precision="bf16")
+    phase = learn(tmp_path, recipe)
     assert phase.line.weight.dtype == torch.float32
     losses = [row["loss"] for row in logged(tmp_path)]
-    assert losses[-1] < losses[0] / 4
+    assert losses[-1] < losses[0] / 10
 
 
 @pytest.mark.slow

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from saymask.train.losses import mask_bce, mask_dice, mask_iou
+from saymask.train.losses import IGNORED, mask_bce, mask_dice, mask_iou, mean_cross_entropy
 
 UNSURE = torch.zeros(1, 2, 2)
 """Logits of probability 0.5."""
@@ -44,3 +44,18 @@ def test_iou_counts_pixels_and_two_empty_masks_agree():
     truth = torch.tensor([[[1.0, 1.0, 1.0]], [[0.0, 0.0, 0.0]], [[1.0, 0.0, 0.0]]])
     for real in (truth, truth.bool()):
         assert mask_iou(logits, real).tolist() == pytest.approx([2 / 3, 1, 0])
+
+
+def test_cross_entropy_averages_the_labels_that_are_asked_for():
+    logits = torch.tensor([[0.0, 0.0], [9.0, -9.0], [math.log(3), 0.0]], requires_grad=True)
+    labels = torch.tensor([0, IGNORED, 1])
+    by_hand = (math.log(2) + math.log(4)) / 2
+    assert mean_cross_entropy(logits, labels).item() == pytest.approx(by_hand)
+
+
+def test_cross_entropy_of_no_label_is_zero_and_teaches_nothing():
+    logits = torch.randn(4, 3, requires_grad=True)
+    loss = mean_cross_entropy(logits, torch.full((4,), IGNORED))
+    loss.backward()
+    assert loss.item() == 0
+    assert torch.equal(logits.grad, torch.zeros(4, 3))

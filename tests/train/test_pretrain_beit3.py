@@ -6,9 +6,8 @@ import torch
 
 from saymask.export.models.beit3 import BEIT3_SPECS, BEiT3
 from saymask.runtime.tokenizer import XlmRoberta
-from saymask.train.losses import mask_dice
+from saymask.train.losses import IGNORED, mask_dice
 from saymask.train.pretrain_beit3 import (
-    IGNORED,
     SPECIALS,
     BEiT3Pretraining,
     box_iou,
