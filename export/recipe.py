@@ -33,4 +33,4 @@ class ExportRecipe:
     forced: str | None = None
     """One of `FORCEABLE`, which every stage that can takes whatever it costs; the others choose."""
     threads: int = 2
-    """Threads of the CPU that candidates are timed with."""
+    """Threads of the CPU that segment the samples."""

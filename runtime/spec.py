@@ -40,7 +40,7 @@ class StageSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ViewSpec:
-    """How a frame becomes one model input (the system may look at a frame through several views)."""
+    """How a frame becomes one model input; a system may look at a frame through several views."""
 
     name: str
     """Name of the view, for example "sam" or "beit"."""

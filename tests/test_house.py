@@ -6,10 +6,10 @@ import ast
 import importlib
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import pytest
+import tomllib
 
 ROOT = Path(__file__).parents[1]
 FLOORS = ("kernels", "runtime", "calibration", "export", "train")

@@ -127,9 +127,7 @@ def test_a_truncated_file_is_named(folder):
         (json.dumps({"system": "a", "variant": "b", "max_tokens": "48", "license": ""}), "'48'"),
         (json.dumps({"system": 3, "variant": "b", "max_tokens": 48, "license": ""}), "no str"),
         (
-            json.dumps(
-                {"system": "a", "variant": "b", "max_tokens": 1, "license": "", "size": 2}
-            ),
+            json.dumps({"system": "a", "variant": "b", "max_tokens": 1, "license": "", "size": 2}),
             "'size'",
         ),
     ],

@@ -50,9 +50,7 @@ def graph(stage) -> ModelProto:
 
 def _axes(values) -> dict[str, list[int | str]]:
     return {
-        value.name: [
-            axis.dim_param or axis.dim_value for axis in value.type.tensor_type.shape.dim
-        ]
+        value.name: [axis.dim_param or axis.dim_value for axis in value.type.tensor_type.shape.dim]
         for value in values
     }
 

@@ -1,6 +1,7 @@
 from dataclasses import FrozenInstanceError
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 
@@ -23,8 +24,6 @@ def test_a_recipe_needs_a_system_and_a_place_alone():
 
 
 def test_what_can_be_forced_is_what_calibration_makes():
-    import numpy as np
-
     feeds = [{"x": np.float32([[1, 2, 3, 4], [4, 3, 2, 1]])}]
     found = candidates(onnx.parser.parse_model(PRODUCT), feeds)
     assert {each.precision for each in found} == set(FORCEABLE)

@@ -112,7 +112,9 @@ def test_each_kind_of_token_has_its_expert(network, image):
     changed.load_state_dict(network.state_dict())
     changed.encoder.layer_norm.B.bias.add_(1)
     difference = changed(image, WORDS) - network(image, WORDS)
-    torch.testing.assert_close(difference[:, : SMALL.image_tokens], torch.zeros(()).expand(2, 7, 24))
+    torch.testing.assert_close(
+        difference[:, : SMALL.image_tokens], torch.zeros(()).expand(2, 7, 24)
+    )
     torch.testing.assert_close(difference[:, SMALL.image_tokens :], torch.ones(()).expand(2, 7, 24))
 
 

@@ -172,9 +172,7 @@ def test_a_slice_of_the_masks_is_that_slice(mask_decoder, prompt_encoder, embedd
         torch.testing.assert_close(some_iou, iou[:, masks])
 
 
-def test_prompts_share_an_image_or_bring_their_own(
-    mask_decoder, prompt_encoder, embedding, sparse
-):
+def test_prompts_share_an_image_or_bring_their_own(mask_decoder, prompt_encoder, embedding, sparse):
     positions = prompt_encoder.dense_positions()
     images = torch.cat([embedding, -embedding])
     dense = torch.randn(2, SMALL.width, *SMALL.grid_hw)

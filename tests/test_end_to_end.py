@@ -1,0 +1,106 @@
+"""The shipped miniature from its checkpoint to masks, as a user gets them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from saymask.calibration.score import score_mask
+from saymask.kernels import rle
+from saymask.runtime import Bundle, Segmenter
+from saymask.runtime.cli import main
+from saymask.train.world.compose import compose
+from saymask.train.world.draw import draw
+from saymask.train.world.pages import save_image
+from saymask.train.world.speak import express
+from saymask.train.world.truth import mask_of
+
+WITHOUT_TRAINING_FRAMEWORKS = """
+import sys
+
+class Blocked:
+    names = ("torch", "onnx", "saymask.calibration", "saymask.export", "saymask.train")
+
+    def find_spec(self, name, path=None, target=None):
+        if name.startswith(self.names) and not name.startswith("onnxruntime"):
+            raise ImportError(f"{name} must not be needed")
+
+sys.meta_path.insert(0, Blocked())
+import numpy as np
+from saymask.runtime import Segmenter
+
+with Segmenter.open(sys.argv[1], device="cpu") as segmenter:
+    masks = segmenter.segment(np.zeros((48, 64, 3), np.uint8), "the red mug")
+print(masks.boolean.shape)
+"""
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bundles") / "evf-sam-mini-int8"
+    words = ["export", "evf-sam", "--int8", "--sample-limit", "12", "--out", str(folder)]
+    assert main(words) == 0
+    return folder
+
+
+def test_the_bundle_says_what_int8_cost(bundle: Path) -> None:
+    manifest = Bundle.read(bundle).manifest
+    (overall,) = (row for row in manifest.quality if row.task == "all")
+    assert overall.fp32 - overall.this <= 0.01
+    assert overall.fp32 > 0.4
+    assert {row.stage for row in manifest.latency} == {"image", "prompt", "mask"}
+    for stage in manifest.stages:
+        assert stage.reason
+        candidates = {row.precision: row for row in manifest.latency if row.stage == stage.name}
+        assert candidates[stage.precision].is_taken
+
+
+def test_words_pick_the_right_thing(bundle: Path) -> None:
+    """Right words must beat another scene's words by far, or the words are not understood."""
+    right, wrong = [], []
+    with Segmenter.open(bundle, device="cpu", threads=1) as segmenter:
+        for seed in range(40):
+            drawing = draw(compose(seed, "test"), (240, 320))
+            said = express(drawing, seed=seed, tasks=("single",), per_task=3)
+            others = express(draw(compose(seed + 1, "test"), (240, 320)), seed=seed)
+            if not said or not others:
+                continue
+            asked = [*(each.text for each in said), others[0].text]
+            masks = segmenter.segment(drawing.image_hwc, asked).boolean
+            truths = [mask_of(drawing, each.targets) for each in said]
+            right += [score_mask(m, t).giou for m, t in zip(masks, truths, strict=False)]
+            wrong.append(score_mask(masks[-1], truths[0]).giou)
+    assert np.mean(right) > 0.5
+    assert np.mean(wrong) < 0.6 * np.mean(right)
+
+
+def test_segment_prints_a_line_for_each_phrase(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = tmp_path / "table.png"
+    save_image(picture, draw(compose(4, "test"), (480, 640)).image_hwc)
+    words = ["segment", str(picture), "--bundle", str(bundle), "--json"]
+    assert main([*words, "--prompt", "the red mug", "--prompt", "the yellow car"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["phrase"] for line in lines] == ["the red mug", "the yellow car"]
+    for line in lines:
+        assert line["size"] == [480, 640]
+        assert rle.decode(line["rle"]).shape == (480, 640)
+        assert len(line["box_xyxy"]) == 4
+        assert 0 <= line["score"] <= 1
+        assert {"image", "prompt", "mask"} <= set(line["times_ms"])
+
+
+def test_check_finds_the_bundle_sound(bundle: Path) -> None:
+    assert main(["check", str(bundle)]) == 0
+
+
+def test_the_runtime_needs_no_training_framework(bundle: Path) -> None:
+    words = [sys.executable, "-P", "-c", WITHOUT_TRAINING_FRAMEWORKS, str(bundle)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=120)
+    assert done.stdout.strip() == "(1, 48, 64)", done.stderr
