@@ -16,14 +16,14 @@ setup: .venv/installed
 demo: setup
 	rm -rf out/demo
 	$(SAYMASK) world stills --count 1 --seed 4 --split test --out out/demo/stills
-	$(SAYMASK) world clip --seconds 4 --seed 3 --split test --out out/demo/clip.mp4
+	$(SAYMASK) world clip --seconds 4 --seed 4 --split test --out out/demo/clip.mp4
 	$(SAYMASK) export evf-sam
 	$(SAYMASK) export evf-sam --int8
 	$(SAYMASK) segment out/demo/stills/images --bundle evf-sam-mini-int8 --out out/demo \
 		--prompt "the red mug" --prompt "the yellow car" --prompt "the blue knife" \
 		--prompt "the striped bottle"
 	$(SAYMASK) segment out/demo/clip.mp4 --bundle evf-sam-mini-int8 --out out/demo \
-		--prompt "the red mug" --prompt "the yellow car"
+		--prompt "the red mug" --prompt "the blue knife"
 	$(SAYMASK) eval evf-sam-mini-fp32 evf-sam-mini-int8 --phrases 400 --threads 1
 	@echo; echo "the pictures are in out/demo"; ls out/demo
 

@@ -85,6 +85,7 @@ def export(recipe: ExportRecipe, say: Say) -> Bundle:
         raise UnknownNameError("precision", recipe.precision, PRECISIONS)
     if recipe.forced is not None and recipe.forced not in FORCEABLE:
         raise UnknownNameError("a forced precision", recipe.forced, FORCEABLE)
+    Bundle.check_target(recipe.out)
     checkpoint = _checkpoint(recipe, module)
     samples = read_samples(
         recipe.samples or checkpoint.folder / SAMPLES_FOLDER, limit=recipe.sample_limit

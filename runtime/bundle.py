@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -78,7 +79,7 @@ class Bundle:
         npz = io.BytesIO()
         np.savez(npz, **{name: np.asarray(array) for name, array in golden.items()})  # type: ignore[arg-type]
         contents = {**files, _GOLDEN: npz.getvalue()}
-        _check_replaceable(folder)
+        cls.check_target(folder)
         try:
             with replacing(folder) as partial:
                 sums = [(name, _copy(contents[name], partial / name)) for name in sorted(contents)]
@@ -86,11 +87,29 @@ class Bundle:
                 _check_listed(manifest, origin="the new bundle")
                 _copy(text_from_manifest(manifest).encode(), partial / _MANIFEST)
         except OSError as error:
-            raise OutputError(
-                f"the bundle must be written to {folder}, which failed: {error}; "
-                "check the path, its rights and the free space"
-            ) from error
+            raise _unwritable(folder, error) from error
         return cls(folder=folder, manifest=manifest)
+
+    @staticmethod
+    def check_target(folder: str | Path) -> None:
+        """Find out before hours of work whether a bundle could be written to `folder`.
+
+        Raises:
+            OutputError: It holds something else than a bundle, or its parent cannot be written.
+        """
+        folder = Path(folder).resolve()
+        is_empty = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+        if not is_empty and not (folder / _MANIFEST).is_file():
+            raise OutputError(
+                f"a bundle may replace only another bundle; {folder} is something else; "
+                "name a folder that does not exist"
+            )
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder.parent):
+                pass
+        except OSError as error:
+            raise _unwritable(folder, error) from error
 
     def stage(self, name: str) -> StageSpec:
         """Find a stage by name, or raise a BundleError that lists the stages there are."""
@@ -145,13 +164,11 @@ def _check_file(path: Path, sha256: str) -> None:
         )
 
 
-def _check_replaceable(folder: Path) -> None:
-    is_empty = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
-    if not is_empty and not (folder / _MANIFEST).is_file():
-        raise OutputError(
-            f"a bundle may replace only another bundle; {folder} is something else; "
-            "name a folder that does not exist"
-        )
+def _unwritable(folder: Path, error: OSError) -> OutputError:
+    return OutputError(
+        f"the bundle must be written to {folder}, which failed: {error}; "
+        "check the path, its rights and the free space"
+    )
 
 
 def _copy(content: bytes | Path, path: Path) -> str:

@@ -19,8 +19,10 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..runtime.errors import CheckpointError, SaymaskError, UsageError
+from ..runtime.errors import CheckpointError, SaymaskError, UnknownNameError, UsageError
 
+PRECISIONS = ("bf16", "no")
+"""As accelerate names them."""
 STATE_FILE = "state.pt"
 LOG_FILE = "log.jsonl"
 
@@ -51,16 +53,20 @@ class LoopRecipe:
     log_every: int = 20
     """Steps that one line of the log averages."""
     mixed_precision: str = "bf16"
-    """"bf16" or "no", as accelerate names them."""
+    """One of `PRECISIONS`."""
     is_on_cpu: bool = False
     """True to leave a GPU alone."""
 
     def __post_init__(self) -> None:
-        """Check that no line of the log spans a saved state.
+        """Check what would spoil a resumed run.
 
         Raises:
+            UnknownNameError: `mixed_precision` is something else, such as "fp16", whose loss scale
+                no state keeps.
             UsageError: `save_every` is not a multiple of `log_every`.
         """
+        if self.mixed_precision not in PRECISIONS:
+            raise UnknownNameError("mixed_precision", self.mixed_precision, PRECISIONS)
         if self.save_every % self.log_every:
             raise UsageError(
                 "save_every must be a multiple of log_every, or a resumed run would log other "
@@ -151,7 +157,8 @@ def _learn(
 ) -> dict[str, float]:
     """Take one step; return the batch's loss and figures."""
     loss, figures = model(**{name: value.to(accelerator.device) for name, value in batch.items()})
-    optimizer.zero_grad(set_to_none=True)
+    # The whole model's: what an earlier phase left on frozen weights would count in the norm.
+    model.zero_grad()
     accelerator.backward(loss)
     norm = nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
     values = {"loss": loss.item()} | {name: value.item() for name, value in figures.items()}

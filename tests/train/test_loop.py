@@ -10,7 +10,7 @@ import torch
 from accelerate.state import AcceleratorState
 from torch import nn
 
-from saymask.runtime.errors import CheckpointError, SaymaskError, UsageError
+from saymask.runtime.errors import CheckpointError, SaymaskError, UnknownNameError, UsageError
 from saymask.train.loop import LOG_FILE, STATE_FILE, LoopRecipe, fit, rate_at
 
 RECIPE = LoopRecipe(
@@ -136,6 +136,11 @@ def test_no_line_of_the_log_spans_a_save():
         LoopRecipe(steps=6, learning_rate=0.1, save_every=30)
 
 
+def test_a_precision_whose_state_is_not_saved_is_refused():
+    with pytest.raises(UnknownNameError, match="must be one of bf16, no; got 'fp16'"):
+        LoopRecipe(steps=6, learning_rate=0.1, mixed_precision="fp16")
+
+
 def test_one_line_for_each_save_where_nobody_watches(tmp_path, capfd):
     learn(tmp_path / "sam")
     out, err = capfd.readouterr()
@@ -158,6 +163,16 @@ def test_only_matrices_decay(tmp_path):
     left = np.prod([1 - 0.1 * rate_at(step, RECIPE) * 0.5 for step in range(6)])
     np.testing.assert_allclose(phase.line.weight.detach(), Line().line.weight.detach() * left)
     assert phase.line.bias.item() == 1
+
+
+def test_gradients_of_an_earlier_phase_on_frozen_weights_do_not_count(tmp_path):
+    clean, stained = Line(), Line()
+    for phase in (clean, stained):
+        phase.norm.requires_grad_(False)
+    stained.norm.weight.grad = torch.full((3,), 1e3)
+    for phase, name in ((clean, "clean"), (stained, "stained")):
+        fit(phase, draw, RECIPE, tmp_path / name)
+    assert torch.equal(clean.line.weight, stained.line.weight)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
