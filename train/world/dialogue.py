@@ -1,7 +1,8 @@
 """Conversations about one scene, where later rounds point back at the masks of earlier ones.
 
 The kinds of rounds follow MRSeg (SegLLM, arXiv 2410.18923, section 4): a part of an earlier output,
-a place beside it, what touches it, the other one of its kind, what shares its color.
+the same once more or a place around it, what touches it, the other one of its kind, what shares
+its color.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from .expression import SEG, Dialogue, Turn, expression_about
 from .naming import carried, name_one, shortest_name
 from .phrases import ANYTHING, bare, described, noun_slots, part_slots, related
 from .sight import Seen, View, look
-from .templates import OTHER_ONE, PART, RELATION, RELATION_WORDS, SAME_ONE, WHOLE
+from .templates import ITSELF, OTHER_ONE, PART, RELATION, RELATION_WORDS, SAME_ONE, WHOLE
 from .truth import Drawing, Target
 from .wording import Wording, draw_kind, say
 
@@ -29,6 +30,11 @@ FOLLOW_WEIGHTS = {
 """How often each kind of later round is tried."""
 _TRIES = 16
 _CAPTION_SHARE = 0.5
+_AGAIN_SHARE = 0.15
+_SIDES = ("left", "right", "above", "below")
+_CORNERS = ("top-left", "top-right", "bottom-left", "bottom-right")
+_AROUND = (*_SIDES, *_CORNERS, "near", "overlapping")
+_TOUCHING = ("on", "under", "front", "behind")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,13 +99,14 @@ def _start(view: View, rng: random.Random, points: Sequence[_Point]) -> tuple[Tu
 
 
 def _follow(view: View, rng: random.Random, points: Sequence[_Point]) -> tuple[Turn, _Point] | None:
-    """Say something new about what an earlier round pointed at."""
+    """Point at something new, or once more at the same, by what an earlier round pointed at."""
     for _ in range(_TRIES if points else 0):
         relation = draw_kind(rng, FOLLOW_WEIGHTS)
         number = rng.randrange(len(points)) + 1
         before = points[number - 1]
         said = _FOLLOWERS[relation](view, rng, before, _called(view, rng, before, number))
-        if said is not None and said.point not in points:
+        # Only "the same again" comes back to an earlier point, and only once.
+        if said is not None and points.count(said.point) <= (said.point == before):
             return _turn(view, relation, said, points, (number,)), said.point
     return None
 
@@ -140,11 +147,13 @@ def _ask_part(view: View, rng: random.Random, before: _Point, called: str) -> _S
 
 
 def _ask_beside(view: View, rng: random.Random, before: _Point, called: str) -> _Said | None:
-    return _ask_related(view, rng, before, called, ("left", "right", "above", "below", "near"))
+    if rng.random() < _AGAIN_SHARE:
+        return _ask_again(view, rng, before, called)
+    return _ask_related(view, rng, before, called, _AROUND)
 
 
 def _ask_touching(view: View, rng: random.Random, before: _Point, called: str) -> _Said | None:
-    return _ask_related(view, rng, before, called, ("on", "under", "front", "behind"))
+    return _ask_related(view, rng, before, called, _TOUCHING)
 
 
 def _ask_related(
@@ -159,6 +168,14 @@ def _ask_related(
             slots = noun_slots(rng, head) | {"rel": words, "other": called}
             return _said(view, rng, RELATION, slots, found[0])
     return None
+
+
+def _ask_again(view: View, rng: random.Random, before: _Point, called: str) -> _Said | None:
+    head = rng.choice((ANYTHING, bare(before.one)))
+    found = view.matches(related(view, head, "same", before.one))
+    if before.part or found is None:
+        return None
+    return _said(view, rng, ITSELF, noun_slots(rng, head) | {"ref": called}, found[0])
 
 
 def _ask_other(view: View, rng: random.Random, before: _Point, called: str) -> _Said | None:

@@ -184,7 +184,7 @@ def _head(rng: random.Random, one: Seen) -> Description:
 def _related(
     view: View, rng: random.Random, one: Seen, head: Description, other: Seen, anchor: str
 ) -> Named | None:
-    fitting = [r for r in relations.RELATIONS if relations.holds(view, r, one, other)]
+    fitting = [r for r in relations.PHRASED if relations.holds(view, r, one, other)]
     if not fitting:
         return None
     relation = rng.choice(fitting)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from .catalogue import SIZES
 from .expression import Expression, expression_about
 from .phrases import ANYTHING, Description, bare, noun_slots, part_slots, related
-from .relations import RELATIONS
+from .relations import PHRASED
 from .sight import Seen, Verdict, View, targets_of
 from .templates import (
     GROUP_RELATION,
@@ -25,7 +25,6 @@ from .templates import (
 from .wording import Wording, say
 
 _TRIES = 8
-_RELATIONS = tuple(RELATIONS)
 TRAIT_WORDS = {"color": ("color",), "category": ("kind", "class", "type"), "pattern": ("pattern",)}
 """Trait -> what it is called."""
 
@@ -66,7 +65,7 @@ def refer_to_others(view: View, rng: random.Random) -> Expression | None:
 def refer_by_relation(view: View, rng: random.Random) -> Expression | None:
     """Point at one or all objects by how they lie to the reference: "the mug on <mask-ref>"."""
     for _ in range(_TRIES):
-        ref, relation, head = rng.choice(view.clear), rng.choice(_RELATIONS), ANYTHING
+        ref, relation, head = rng.choice(view.clear), rng.choice(PHRASED), ANYTHING
         if rng.random() < 0.5:
             head = bare(rng.choice(view.clear))
         if found := view.matches(related(view, head, relation, ref)):

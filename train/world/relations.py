@@ -13,6 +13,8 @@ _LEVEL = 0.03
 """Centres closer than this along an axis are level."""
 _CLOSE, _FAR = 0.05, 0.2
 """Gaps that are clearly "next to" and clearly not."""
+_HIDDEN, _PARTED = 0.06, 0.03
+"""The share that a clear overlap hides of an object, and a gap that rules out any overlap."""
 
 
 def holds(view: View, relation: str, one: Seen, other: Seen) -> Verdict:
@@ -24,7 +26,9 @@ def holds(view: View, relation: str, one: Seen, other: Seen) -> Verdict:
         one: What the phrase speaks of.
         other: What it is compared with.
     """
-    return False if one.index == other.index else RELATIONS[relation](view, one, other)
+    if one.index == other.index:
+        return relation == "same"
+    return RELATIONS[relation](view, one, other)
 
 
 def gap(one: Seen, other: Seen) -> float:
@@ -100,25 +104,44 @@ def by_area(candidates: Sequence[Seen], *, largest: bool) -> Seen | None:
 
 _AXES = {"left": (0, 1), "right": (0, -1), "top": (1, 1), "bottom": (1, -1)}
 _EDGES = {"left": 0, "top": 1, "right": 2, "bottom": 3}
+_OPPOSITE = {"left": "right", "right": "left", "top": "bottom", "bottom": "top"}
 
 
 def _edge(one: Seen, side: str) -> float:
     return one.box_xyxy[_EDGES[side]]
 
 
+def _along(one: Seen, other: Seen, side: str) -> float:
+    """Return how far the centre of `one` lies towards `side` of that of `other`."""
+    axis, sign = _AXES[side]
+    return sign * (other.center_xy[axis] - one.center_xy[axis])
+
+
+def _is_past(one: Seen, other: Seen, side: str) -> bool:
+    """Say whether the centres are clearly in order and the boxes hardly reach over each other."""
+    sign = _AXES[side][1]
+    overlap = sign * (_edge(one, _OPPOSITE[side]) - _edge(other, side))
+    along = _along(one, other, side)
+    return along >= _APART and overlap <= 0.3 * along
+
+
 def _beside(one: Seen, other: Seen, side: str) -> Verdict:
     """Judge whether `one` lies towards `side` of `other`: apart, and more along than across."""
-    axis, sign = _AXES[side]
-    along = sign * (other.center_xy[axis] - one.center_xy[axis])
+    axis = _AXES[side][0]
+    along = _along(one, other, side)
     across = abs(other.center_xy[1 - axis] - one.center_xy[1 - axis])
     if along <= _LEVEL:
         return False
-    near, far = ("right", "left") if axis == 0 else ("bottom", "top")
-    if sign < 0:
-        near, far = far, near
-    overlap = sign * (_edge(one, near) - _edge(other, far))
-    is_sure = along >= _APART and across <= along and overlap <= 0.3 * along
-    return True if is_sure else None
+    return True if _is_past(one, other, side) and across <= along else None
+
+
+def _diagonal(one: Seen, other: Seen, sides: tuple[str, str]) -> Verdict:
+    """Judge whether `one` lies towards a corner of `other`: past both sides, about as far."""
+    near, far = sorted(_along(one, other, side) for side in sides)
+    if near <= _LEVEL:
+        return False
+    is_sure = all(_is_past(one, other, side) for side in sides)
+    return True if is_sure and 2 * near >= far else None
 
 
 def _left(view: View, one: Seen, other: Seen) -> Verdict:
@@ -137,12 +160,51 @@ def _below(view: View, one: Seen, other: Seen) -> Verdict:
     return _beside(one, other, "bottom")
 
 
+def _top_left(view: View, one: Seen, other: Seen) -> Verdict:
+    return _diagonal(one, other, ("top", "left"))
+
+
+def _top_right(view: View, one: Seen, other: Seen) -> Verdict:
+    return _diagonal(one, other, ("top", "right"))
+
+
+def _bottom_left(view: View, one: Seen, other: Seen) -> Verdict:
+    return _diagonal(one, other, ("bottom", "left"))
+
+
+def _bottom_right(view: View, one: Seen, other: Seen) -> Verdict:
+    return _diagonal(one, other, ("bottom", "right"))
+
+
 def _near(view: View, one: Seen, other: Seen) -> Verdict:
     if gap(one, other) >= _FAR:
         return False
-    is_stacked = one.index == other.thing.supporter or other.index == one.thing.supporter
-    is_free = not _covers(view, one, other) and not _covers(view, other, one)
-    return True if gap(one, other) <= _CLOSE and is_free and not is_stacked else None
+    is_free = _are_free(view, one, other) and not _are_stacked(one, other)
+    return True if gap(one, other) <= _CLOSE and is_free else None
+
+
+def _are_free(view: View, one: Seen, other: Seen) -> bool:
+    return not _covers(view, one, other) and not _covers(view, other, one)
+
+
+def _are_stacked(one: Seen, other: Seen) -> bool:
+    return one.index == other.thing.supporter or other.index == one.thing.supporter
+
+
+def _overlapping(view: View, one: Seen, other: Seen) -> Verdict:
+    """Judge whether one hides a piece of the other where they meet; a stack is arguable."""
+    if gap(one, other) >= _PARTED and _are_free(view, one, other):
+        return False
+    is_sure = gap(one, other) == 0 and not _are_stacked(one, other)
+    return True if is_sure and (_hides(view, one, other) or _hides(view, other, one)) else None
+
+
+def _hides(view: View, one: Seen, other: Seen) -> bool:
+    return view.covered[one.index][other.index] > _HIDDEN * other.full_area
+
+
+def _same(view: View, one: Seen, other: Seen) -> Verdict:
+    return one.index == other.index
 
 
 def _covers(view: View, one: Seen, other: Seen) -> bool:
@@ -164,16 +226,17 @@ def _front(view: View, one: Seen, other: Seen) -> Verdict:
     left2, _, right2, bottom2 = other.box_xyxy
     if bottom <= bottom2 or right <= left2 or right2 <= left:
         return None if _covers(view, one, other) else False
-    hidden = view.covered[one.index][other.index]
     is_upright = not CATEGORIES[other.thing.category].is_flat
     is_stacked = one.thing.supporter == other.index
-    return True if hidden > 0.06 * other.full_area and is_upright and not is_stacked else None
+    return True if _hides(view, one, other) and is_upright and not is_stacked else None
 
 
 def _behind(view: View, one: Seen, other: Seen) -> Verdict:
     return _front(view, other, one)
 
 
+PHRASED = ("left", "right", "above", "below", "near", "on", "under", "front", "behind")
+"""The relations that single phrases draw from, in this order; dialogues draw from all."""
 RELATIONS = {
     "left": _left,
     "right": _right,
@@ -184,5 +247,11 @@ RELATIONS = {
     "under": _under,
     "front": _front,
     "behind": _behind,
+    "top-left": _top_left,
+    "top-right": _top_right,
+    "bottom-left": _bottom_left,
+    "bottom-right": _bottom_right,
+    "overlapping": _overlapping,
+    "same": _same,
 }
 """Relation name -> judge(view, one, other)."""

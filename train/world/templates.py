@@ -31,8 +31,13 @@ RELATION_WORDS = {
     "under": ("under", "underneath", "right under"),
     "front": ("in front of", "partly hiding", "right in front of"),
     "behind": ("behind", "partly hidden by", "right behind"),
+    "top-left": ("to the top left of", "above and to the left of", "up and left of"),
+    "top-right": ("to the top right of", "above and to the right of", "up and right of"),
+    "bottom-left": ("to the bottom left of", "below and to the left of", "down and left of"),
+    "bottom-right": ("to the bottom right of", "below and to the right of", "down and right of"),
+    "overlapping": ("overlapping", "overlapping with", "partly overlapping"),
 }
-"""Relation name -> what it is called, in every split."""
+"""Relation name -> what it is called, in every split; "same" has sentences instead, `ITSELF`."""
 
 CARRIERS = wording(
     train="""find {x} | segment {x} | show me {x} | please segment {x} | can you find {x}
@@ -312,6 +317,18 @@ SAME_ONE = wording(
     | find the item of the same {trait} as {ref}""",
 )
 """The only other thing that shares a trait with the reference."""
+
+ITSELF = wording(
+    train="""the same {full} as {ref} | the very same {full} as {ref} | {ref} again
+    | {ref} once more | find {ref} again | segment {ref} once more | just {ref} again
+    | the {full} that {is} {ref} | the same {full} again, {ref} | select the same {full} as {ref}
+    | nothing but {ref} | the {full} we had before, {ref}""",
+    val="""the very same {full} again, {ref} | once more {ref} | select {ref} again
+    | just the same {full} as {ref} | find the {full} that {is} {ref}""",
+    test="""the same {full} once more, {ref} | segment {ref} again | find {ref} once more
+    | select the very same {full} as {ref} | just the {full} that {is} {ref}""",
+)
+"""The very thing that the reference shows."""
 
 WHOLE = wording(
     train="""the object that {ref} belongs to | the whole {full} of {ref}

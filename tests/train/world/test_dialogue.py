@@ -1,14 +1,21 @@
 from __future__ import annotations
 
+import re
 from collections import Counter
 
 import pytest
 
 from saymask.runtime.errors import UsageError
+from saymask.train.world import relations
 from saymask.train.world.dialogue import FOLLOW_WEIGHTS, converse
+from saymask.train.world.expression import Turn
+from saymask.train.world.sight import look
+from saymask.train.world.templates import RELATION_WORDS
 from saymask.train.world.truth import mask_of
 
 ROUNDS = 6
+WORDS = {words: name for name, each in RELATION_WORDS.items() for words in each}
+PLACE = re.compile(rf"\b({'|'.join(sorted(WORDS, key=len, reverse=True))})\b")
 
 
 @pytest.fixture(scope="module")
@@ -17,11 +24,14 @@ def dialogues(drawings) -> list:
     return [(drawing, converse(drawing, seed=3, rounds=ROUNDS)) for drawing in scenes]
 
 
-def test_every_round_has_one_new_visible_target(dialogues) -> None:
+def test_every_round_has_one_visible_target_and_few_come_back(dialogues) -> None:
     for drawing, dialogue in dialogues:
         targets = [turn.expression.targets for turn in dialogue.turns]
         assert all(len(each) == 1 for each in targets)
-        assert len(set(targets)) == len(targets)
+        again = [turn.expression.targets for turn in dialogue.turns if _is_again(turn)]
+        assert len(set(targets)) == len(targets) - len(again)
+        assert len(set(again)) == len(again)
+        assert all(turn.relation == "positional" for turn in dialogue.turns if _is_again(turn))
         assert all(mask_of(drawing, each).any() for each in targets)
         assert all(turn.expression.answer == "{seg}" for turn in dialogue.turns)
 
@@ -65,6 +75,51 @@ def test_rounds_mean_what_they_say(dialogues, fitting) -> None:
                 is_stacked |= target.object_index == other.supporter
                 pair = target.object_index, before.object_index
                 assert is_stacked or drawing.hidden_px[pair] or drawing.hidden_px[pair[::-1]]
+
+
+def test_a_place_is_that_of_one_visible_object_alone(dialogues, fitting) -> None:
+    heard = Counter()
+    for drawing, dialogue in dialogues:
+        view = look(drawing)
+        seen = {one.index: one for one in view.seen}
+        for turn in dialogue.turns:
+            if turn.relation != "positional":
+                continue
+            (target,), (before,) = turn.expression.targets, turn.expression.references
+            relation, head = _place(turn)
+            heard[relation] += 1
+            verdicts = {
+                index: relations.holds(view, relation, seen[index], seen[before.object_index])
+                for index in fitting(drawing, head)
+            }
+            assert verdicts.pop(target.object_index) is True, turn.expression.text
+            assert set(verdicts.values()) <= {False}, turn.expression.text
+    assert heard.keys() == set(relations.RELATIONS) - {"on", "under", "front", "behind"}
+
+
+def test_a_corner_lies_past_both_sides(dialogues, box) -> None:
+    for drawing, dialogue in dialogues:
+        for turn in dialogue.turns:
+            relation = _place(turn)[0] if turn.relation == "positional" else ""
+            if "-" not in relation:
+                continue
+            (target,), (before,) = turn.expression.targets, turn.expression.references
+            left, top, right, bottom = box(drawing, target.object_index)
+            left2, top2, right2, bottom2 = box(drawing, before.object_index)
+            assert ("top" in relation) == (top + bottom < top2 + bottom2)
+            assert ("left" in relation) == (left + right < left2 + right2)
+
+
+def _is_again(turn: Turn) -> bool:
+    return turn.expression.targets == turn.expression.references
+
+
+def _place(turn: Turn) -> tuple[str, str]:
+    """Return the relation that a positional round names and the words before it."""
+    if _is_again(turn):
+        return "same", turn.expression.text
+    head, words, _ = PLACE.split(turn.expression.text, maxsplit=1)
+    return WORDS[words], head
 
 
 def test_a_conversation_repeats_and_another_seed_gives_another(drawings) -> None:

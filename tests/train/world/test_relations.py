@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import permutations
+
 import pytest
 
 from saymask.train.world import relations
+from saymask.train.world.sight import Seen, View, look
 
 CENTER = (0.4, 0.4, 0.6, 0.6)
 PLACES = {
@@ -12,6 +16,19 @@ PLACES = {
     "below": (0.4, 0.7, 0.6, 0.9),
 }
 OPPOSITE = {"left": "right", "right": "left", "above": "below", "below": "above"}
+OPPOSITE_CORNER = {
+    "top-left": "bottom-right",
+    "top-right": "bottom-left",
+    "bottom-left": "top-right",
+    "bottom-right": "top-left",
+}
+
+
+def _pairs(drawings) -> Iterator[tuple[View, Seen, Seen]]:
+    for drawing in drawings["train"]:
+        view = look(drawing)
+        for one, other in permutations(view.clear, 2):
+            yield view, one, other
 
 
 @pytest.mark.parametrize("relation", PLACES)
@@ -31,10 +48,82 @@ def test_far_across_is_a_matter_of_opinion(seen, viewed) -> None:
     assert relations.holds(view, "right", one, other) is False
 
 
-def test_nothing_is_beside_itself(seen, viewed) -> None:
-    one = seen(0, CENTER)
-    view = viewed(one)
-    assert not any(relations.holds(view, name, one, one) for name in relations.RELATIONS)
+def test_a_thing_is_the_same_as_itself_and_nothing_else(seen, viewed) -> None:
+    one, twin = seen(0, CENTER), seen(1, CENTER)
+    view = viewed(one, twin)
+    held = {name for name in relations.RELATIONS if relations.holds(view, name, one, one)}
+    assert held == {"same"}
+    assert relations.holds(view, "same", one, twin) is False
+
+
+def test_single_phrases_draw_from_relations_that_have_a_judge() -> None:
+    assert set(relations.RELATIONS) > set(relations.PHRASED)
+    assert not set(relations.PHRASED) & {*OPPOSITE_CORNER, "overlapping", "same"}
+
+
+@pytest.mark.parametrize("relation", OPPOSITE_CORNER)
+def test_corners_are_clear_along_a_diagonal(relation: str, seen, viewed) -> None:
+    vertical, horizontal = relation.split("-")
+    x, y = {"left": 0.1, "right": 0.7}[horizontal], {"top": 0.1, "bottom": 0.7}[vertical]
+    one, other = seen(0, (x, y, x + 0.2, y + 0.2)), seen(1, CENTER)
+    view = viewed(one, other)
+    for name in OPPOSITE_CORNER:
+        assert relations.holds(view, name, one, other) is (name == relation)
+        assert relations.holds(view, name, other, one) is (name == OPPOSITE_CORNER[relation])
+
+
+@pytest.mark.parametrize(
+    ("box_xyxy", "expected"),
+    [
+        ((0.1, 0.15, 0.3, 0.35), True),
+        ((0.1, 0.38, 0.3, 0.58), False),
+        ((0.1, 0.32, 0.3, 0.52), None),
+        ((0.3, 0.3, 0.5, 0.5), None),
+        ((0.38, 0.1, 0.58, 0.3), False),
+    ],
+    ids=["clear", "level", "much further along", "reaching over", "straight above"],
+)
+def test_a_diagonal_is_apart_along_both_axes(box_xyxy, expected, seen, viewed) -> None:
+    one, other = seen(0, box_xyxy), seen(1, CENTER)
+    assert relations.holds(viewed(one, other), "top-left", one, other) is expected
+
+
+def test_corners_are_opposite_and_never_level(drawings) -> None:
+    held = 0
+    for view, one, other in _pairs(drawings):
+        for name, opposite in OPPOSITE_CORNER.items():
+            verdict = relations.holds(view, name, one, other)
+            assert verdict is relations.holds(view, opposite, other, one)
+            if verdict:
+                held += 1
+                (x, y), (x2, y2) = one.center_xy, other.center_xy
+                assert min(abs(x - x2), abs(y - y2)) > 0.1
+    assert held > 100
+
+
+def test_overlapping_is_hiding_whichever_is_named_first(drawings) -> None:
+    held = 0
+    for view, one, other in _pairs(drawings):
+        verdict = relations.holds(view, "overlapping", one, other)
+        assert verdict is relations.holds(view, "overlapping", other, one)
+        if verdict:
+            held += 1
+            hidden = view.covered[one.index][other.index] + view.covered[other.index][one.index]
+            assert hidden > 0
+            assert relations.gap(one, other) == 0
+    assert held > 10
+
+
+def test_overlapping_is_arguable_for_a_touch_and_a_stack(seen, viewed) -> None:
+    lamp, mug = seen(0, (0.3, 0.2, 0.6, 0.6), "lamp"), seen(1, (0.4, 0.5, 0.7, 0.8))
+    apart, on_top = seen(1, (0.7, 0.5, 0.9, 0.8)), seen(1, (0.4, 0.5, 0.7, 0.8), supporter=0)
+    hidden, grazed = {(1, 0): 0.02}, {(1, 0): 0.001}
+    cases = ((mug, hidden, True), (mug, grazed, None), (mug, {}, None), (on_top, hidden, None),
+             (apart, {}, False), (apart, hidden, None))  # fmt: skip
+    for one, covered, expected in cases:
+        view = viewed(lamp, one, covered=covered)
+        assert relations.holds(view, "overlapping", one, lamp) is expected
+        assert relations.holds(view, "overlapping", lamp, one) is expected
 
 
 def test_next_to_needs_a_small_gap_and_no_contact(seen, viewed) -> None:
