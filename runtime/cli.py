@@ -28,7 +28,7 @@ SUMMARIES = {
     "doctor": "show what this machine has and what is missing",
     "world": "draw scenes of the tabletop world with their truth",
     "train": "train a system",
-    "eval": "score a bundle or a checkpoint against the truth",
+    "eval": "score bundles against the truth",
 }
 """What `saymask --help` says of a verb without importing it, in this order."""
 

@@ -239,7 +239,14 @@ def test_an_interrupt_leaves_whole_files(tiny_bundle, write_video, tmp_path):
     write_video(tmp_path / "long.mp4", 3000)
     script = Path(sys.executable).with_name("saymask")
     words = [str(script), "segment", "long.mp4", *RED, "--bundle", str(tiny_bundle), "--masks"]
-    with subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        words,
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell that starts the tests in the background has them ignore it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:
         out = tmp_path / "out"
         deadline_s = time.monotonic() + 30
         while not (out / "long.000009.mask-1.png").exists() and time.monotonic() < deadline_s:

@@ -74,8 +74,8 @@ def test_a_share_of_the_recipe_is_shorter_and_otherwise_the_same():
 
 
 def test_an_unknown_variant_is_named_before_anything_is_made(tmp_path, brief_recipe):
-    with pytest.raises(UnknownNameError, match="variant of evf-sam must be .*; got 'tiny'"):
-        train(replace(brief_recipe, variant="tiny"), tmp_path / "run")
+    with pytest.raises(UnknownNameError, match="variant of evf-sam must be .*; got 'giant'"):
+        train(replace(brief_recipe, variant="giant"), tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
 
 
