@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 from collections.abc import Mapping
 from typing import Protocol
@@ -10,8 +9,9 @@ from typing import Protocol
 import numpy as np
 
 from .bundle import Bundle
-from .errors import EngineError, UnknownNameError, UsageError
+from .errors import EngineError, UsageError
 from .spec import StageSpec
+from .tables import module_from_table
 
 __all__ = ["BACKENDS", "Engine", "check_inputs", "open_engine", "open_engines"]
 
@@ -70,14 +70,12 @@ def open_engine(
         UnknownNameError: There is no such backend.
         UsageError: `device` or `threads` make no sense.
     """
-    if backend not in BACKENDS:
-        raise UnknownNameError("backend", backend, BACKENDS)
+    module = module_from_table("backend", backend, BACKENDS, f"{__package__}.backends")
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
         raise UsageError(f"device must be auto, cpu, cuda or cuda:N; got {device!r}")
     if threads is not None and threads < 1:
         raise UsageError(f"threads must be at least 1; got {threads}")
     spec = bundle.stage(stage)
-    module = importlib.import_module(f".backends.{BACKENDS[backend]}", __package__)
     return module.open_graph(bundle.folder / spec.file, spec, device=device, threads=threads)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from typing import Protocol
 
@@ -10,9 +9,9 @@ import numpy as np
 
 from ..bundle import Bundle
 from ..engine import Engine
-from ..errors import UnknownNameError
 from ..masks import Masks
 from ..prompt import Prompt
+from ..tables import module_from_table
 
 __all__ = ["SYSTEMS", "System", "Wrap", "open_system"]
 
@@ -61,9 +60,6 @@ def open_system(
         UnknownNameError: It is a system that this saymask does not run.
         SaymaskError: See `engine.open_engine`.
     """
-    name = bundle.manifest.system
-    if name not in SYSTEMS:
-        raise UnknownNameError("system", name, SYSTEMS)
-    module = importlib.import_module(f".{SYSTEMS[name]}", __package__)
+    module = module_from_table("system", bundle.manifest.system, SYSTEMS, __name__)
     system = module.open_system(bundle, device=device, threads=threads)
     return system if wrap is None else system.with_engines(wrap)

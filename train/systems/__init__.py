@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 from types import ModuleType
 
-from ...runtime.errors import UnknownNameError
+from ...runtime.tables import module_from_table
 
 __all__ = ["SYSTEMS", "system_module"]
 
@@ -19,6 +18,4 @@ def system_module(name: str) -> ModuleType:
     Raises:
         UnknownNameError: No such system.
     """
-    if name not in SYSTEMS:
-        raise UnknownNameError("system", name, SYSTEMS)
-    return importlib.import_module(f".{SYSTEMS[name]}", __package__)
+    return module_from_table("system", name, SYSTEMS, __name__)
