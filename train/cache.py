@@ -6,7 +6,7 @@ import json
 import multiprocessing
 import signal
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +52,7 @@ class CacheRecipe:
     """Phrases of each task and scene, at most."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Phrases:
     """All phrases of a cache, column by column."""
 
@@ -65,6 +65,11 @@ class Phrases:
     """uint8 (phrases,): value of the part map that is meant; 0 means whole objects."""
     task: np.ndarray
     """str (phrases,): task names."""
+
+    @cached_property
+    def rows(self) -> dict[str, np.ndarray]:
+        """Task -> int64 (n,), indices of its phrases; looked up once, batches draw from it."""
+        return {str(task): np.flatnonzero(self.task == task) for task in np.unique(self.task)}
 
 
 class SceneCache:

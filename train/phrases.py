@@ -20,7 +20,6 @@ def draw_phrases(
     Returns:
         int64 (count,) indices into the columns of `phrases`.
     """
-    rows = {task: np.flatnonzero(phrases.task == task) for task in mix}
     tasks = rng.choice(len(mix), size=count, p=list(mix.values()))
     names = list(mix)
-    return np.array([rng.choice(rows[names[task]]) for task in tasks])
+    return np.array([rng.choice(phrases.rows[names[task]]) for task in tasks])
