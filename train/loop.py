@@ -7,7 +7,7 @@ import math
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -23,6 +23,10 @@ from ..runtime.errors import CheckpointError, SaymaskError, UnknownNameError, Us
 
 PRECISIONS = ("bf16", "no")
 """As accelerate names them."""
+OPTIMIZERS = ("adamw", "muon")
+"""What may step the matrices of stacked layers."""
+MUON_RATE = 2.0
+"""Muon's learning rate as a multiple of AdamW's, once their updates have the same size."""
 STATE_FILE = "state.pt"
 LOG_FILE = "log.jsonl"
 
@@ -42,8 +46,11 @@ class LoopRecipe:
     """Peak rate; it falls linearly to zero after the warm-up (EVF-SAM, section 4.1)."""
     warmup_steps: int = 100
     """Steps over which the rate rises linearly from zero."""
+    optimizer: str = "adamw"
+    """One of OPTIMIZERS. "muon" takes the matrices inside stacked layers and leaves the rest to
+    AdamW; BEiT-3's miniature, learning from nothing, needed half the phrases with it."""
     weight_decay: float = 0.01
-    """AdamW's decoupled decay, on matrices only."""
+    """Decoupled decay, on matrices only."""
     clip_norm: float = 1.0
     """Largest norm of all gradients together."""
     seed: int = 0
@@ -61,12 +68,14 @@ class LoopRecipe:
         """Check what would spoil a resumed run.
 
         Raises:
-            UnknownNameError: `mixed_precision` is something else, such as "fp16", whose loss scale
-                no state keeps.
+            UnknownNameError: `optimizer` is something else, or `mixed_precision` is, such as
+                "fp16", whose loss scale no state keeps.
             UsageError: `save_every` is not a multiple of `log_every`.
         """
         if self.mixed_precision not in PRECISIONS:
             raise UnknownNameError("mixed_precision", self.mixed_precision, PRECISIONS)
+        if self.optimizer not in OPTIMIZERS:
+            raise UnknownNameError("optimizer", self.optimizer, OPTIMIZERS)
         if self.save_every % self.log_every:
             raise UsageError(
                 "save_every must be a multiple of log_every, or a resumed run would log other "
@@ -98,12 +107,15 @@ def fit(phase: nn.Module, draw_batch: DrawBatch, recipe: LoopRecipe, folder: Pat
         mixed_precision=recipe.mixed_precision, cpu=recipe.is_on_cpu, kwargs_handlers=[leaves_out]
     )
     torch.manual_seed(recipe.seed)
-    optimizer = _optimizer(phase, recipe)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_at(step, recipe))
-    parts = {"phase": phase, "optimizer": optimizer, "schedule": schedule}
+    optimizers = _optimizers(phase, recipe)
+    schedules = {
+        f"{name}_schedule": torch.optim.lr_scheduler.LambdaLR(each, lambda s: rate_at(s, recipe))
+        for name, each in optimizers.items()
+    }
+    parts = {"phase": phase} | optimizers | schedules
     folder.mkdir(parents=True, exist_ok=True)
     first = _resume(folder / STATE_FILE, parts)
-    model, optimizer = accelerator.prepare(phase, optimizer)
+    model, *stepped = accelerator.prepare(phase, *optimizers.values())
     model.train()
     log = _Log(folder / LOG_FILE, recipe)
     is_main = accelerator.is_main_process
@@ -120,8 +132,9 @@ def fit(phase: nn.Module, draw_batch: DrawBatch, recipe: LoopRecipe, folder: Pat
     for step in bar:
         rng = np.random.default_rng((recipe.seed, step, accelerator.process_index))
         where = f"step {step} of {folder.name}"
-        figures = _learn(accelerator, model, optimizer, draw_batch(rng), recipe, where)
-        schedule.step()
+        figures = _learn(accelerator, model, stepped, draw_batch(rng), recipe, where)
+        for schedule in schedules.values():
+            schedule.step()
         if not is_main:
             continue
         said = log.add(step, figures)
@@ -138,19 +151,32 @@ def rate_at(step: int, recipe: LoopRecipe) -> float:
     return max(0.0, (recipe.steps - step) / max(1, recipe.steps - recipe.warmup_steps))
 
 
-def _optimizer(phase: nn.Module, recipe: LoopRecipe) -> torch.optim.Optimizer:
-    trained = [parameter for parameter in phase.parameters() if parameter.requires_grad]
+def _optimizers(phase: nn.Module, recipe: LoopRecipe) -> dict[str, torch.optim.Optimizer]:
+    """Return who steps what, by name: AdamW, and Muon for what it may take."""
+    trained = {name: each for name, each in phase.named_parameters() if each.requires_grad}
+    stacked = {name for name, each in trained.items() if each.ndim == 2 and ".layers." in name}
+    by_muon = stacked if recipe.optimizer == "muon" else set()
+    rest = [each for name, each in trained.items() if name not in by_muon]
     groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": [p for p in rest if p.ndim > 1], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.98))
+    adamw = torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.98))
+    if not by_muon:
+        return {"adamw": adamw}
+    muon = torch.optim.Muon(
+        [trained[name] for name in sorted(by_muon)],
+        lr=recipe.learning_rate * MUON_RATE,
+        weight_decay=recipe.weight_decay,
+        adjust_lr_fn="match_rms_adamw",
+    )
+    return {"adamw": adamw, "muon": muon}
 
 
 def _learn(
     accelerator: Accelerator,
     model: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizers: Sequence[torch.optim.Optimizer],
     batch: Batch,
     recipe: LoopRecipe,
     where: str,
@@ -167,7 +193,8 @@ def _learn(
             f"a loss and its gradient must be finite; {where} gave {values['loss']:g} and "
             f"{norm:g}; train again in another folder with a lower learning rate"
         )
-    optimizer.step()
+    for optimizer in optimizers:
+        optimizer.step()
     return values
 
 

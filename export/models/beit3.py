@@ -47,9 +47,15 @@ class BEiT3Spec:
     """Token id that pads short phrases."""
 
     @property
+    def grid_hw(self) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        return self.image_hw[0] // self.patch, self.image_hw[1] // self.patch
+
+    @property
     def image_tokens(self) -> int:
         """Number of image tokens, with the class token first."""
-        return 1 + (self.image_hw[0] // self.patch) * (self.image_hw[1] // self.patch)
+        rows, columns = self.grid_hw
+        return 1 + rows * columns
 
 
 BEIT3_SPECS = {
@@ -62,7 +68,7 @@ BEIT3_SPECS = {
         vocabulary=64010, max_positions=1024, pad_id=1,
     ),
     "mini": BEiT3Spec(
-        width=192, depth=6, heads=6, ffn_width=576, image_hw=(88, 112), patch=8,
+        width=192, depth=6, heads=6, ffn_width=576, image_hw=(96, 120), patch=12,
         vocabulary=512, max_positions=50, pad_id=1,
     ),
 }  # fmt: skip
@@ -226,7 +232,7 @@ class BEiT3(nn.Module):
         Returns:
             float (batch, image tokens + tokens, width), the class token first.
         """
-        tokens, bias = self._embed(image, token_ids)
+        tokens, bias = self.embed(image, token_ids)
         for layer in self.encoder.layers:
             tokens = layer(tokens, bias)
         return torch.cat(self.encoder.layer_norm(tokens), dim=1)
@@ -237,13 +243,14 @@ class BEiT3(nn.Module):
         The last layer's words and patches are read as keys and values only, so their queries and
         feed-forward networks are dead; the result is exact.
         """
-        tokens, bias = self._embed(image, token_ids)
+        tokens, bias = self.embed(image, token_ids)
         *body, last = self.encoder.layers
         for layer in body:
             tokens = layer(tokens, bias)
         return self.encoder.layer_norm.A(cast(EncoderLayer, last).class_token(tokens, bias))
 
-    def _embed(self, image: Tensor, token_ids: Tensor) -> tuple[Pair, Tensor]:
+    def embed(self, image: Tensor, token_ids: Tensor) -> tuple[Pair, Tensor]:
+        """Return what enters the first layer; arguments as in `forward`, result as in `place`."""
         patches = self.vision_embed(image).expand(token_ids.shape[0], -1, -1)
         is_padding = token_ids == self.spec.pad_id
         return self.encoder.place((patches, self.text_embed(token_ids)), is_padding)

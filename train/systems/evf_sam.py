@@ -24,20 +24,18 @@ from ...export.systems.evf_sam import views
 from ...runtime.errors import UnknownNameError
 from ...runtime.spec import ViewSpec
 from ...runtime.tokenizer import XlmRoberta
-from ..cache import CATEGORY_NAMES, COLOR_NAMES, CacheRecipe, SceneCache, open_cache
+from ..cache import CacheRecipe, SceneCache, open_cache
+from ..grounding import Grounding, grounding_batch, start_positions
 from ..loop import LoopRecipe, fit
-from ..losses import mask_bce, mask_dice, mask_iou, mean_cross_entropy
+from ..losses import mask_bce, mask_dice, mask_iou
 from ..phrases import TaskMix, draw_phrases
-from ..pretrain_beit3 import BEiT3Pretraining, draw_grounding, relative_boxes
 from ..pretrain_sam import SamPretraining, draw_prompts
 from ..samples import write_samples
 from ..views import normalized
 from ..vocabulary import learn_sentencepiece
 
-NAMES_WEIGHT = 0.3
-"""Weight of naming the target's category and color from the prompt; zero in EVF-SAM."""
-BOX_WEIGHT = 1.0
-"""Weight of the box that is read off the prompt; zero in EVF-SAM."""
+GROUNDING_WEIGHT = 0.3
+"""Weight of BEiT-3's own losses while the whole learns; zero in EVF-SAM."""
 MAX_TOKENS = 24
 """Longest training phrase in tokens; all are padded to it, so that one compiled graph fits all."""
 
@@ -150,47 +148,42 @@ class EvfSamTraining(nn.Module):
         visual_model.requires_grad_(False)
         visual_model.mask_decoder.requires_grad_(True)
         visual_model.prompt_encoder.no_mask_embed.requires_grad_(True)
-        width = network.spec.mask_decoder.width
-        self.category_head = nn.Linear(width, len(CATEGORY_NAMES))
-        self.color_head = nn.Linear(width, len(COLOR_NAMES))
-        self.box_head = nn.Linear(width, 4)
-        self.segment = torch.compile(self._segment) if is_compiled else self._segment
+        self.grounding = Grounding(_beit3(network), is_compiled=False)
+        self._segment = torch.compile(self.segment) if is_compiled else self.segment
 
-    def _segment(
+    def segment(
         self, image_embedding: Tensor, image: Tensor, token_ids: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        prompt = self.network.prompt(image, token_ids)
-        return self.network.visual_model.decode(image_embedding, prompt)[0], prompt[:, 0]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the logits of `EvfSam.forward` and what `Grounding.encode` gives."""
+        states, gaze = self.grounding.encode(image, token_ids)
+        prompt = self.network.text_hidden_fcs[0](states[:, :1])
+        return self.network.visual_model.decode(image_embedding, prompt)[0], states, gaze
 
     def forward(
         self, image_embedding: Tensor, image: Tensor, token_ids: Tensor, truth: Tensor,
-        category: Tensor, color: Tensor, box_xyxy: Tensor,
+        **grounded: Tensor,
     ) -> tuple[Tensor, dict[str, Tensor]]:  # fmt: skip
         """Return the loss and its figures.
 
-        The prompt alone must also name what it means and say where that is: without this the mask's
-        own gradient taught it to read only slowly (after 77,000 phrases a linear probe found the
-        category in 35 % of the prompts).
+        BEiT-3 goes on learning names and places: without them the mask's own gradient taught the
+        prompt to read only slowly (after 77,000 phrases a linear probe found the category in 35 %
+        of the prompts).
 
         Args:
             image_embedding: float (phrases, width, rows, columns).
             image: float (phrases, 3, h, w), BEiT-3's view.
             token_ids: int64 (phrases, tokens).
             truth: bool (phrases, H, W) at the size of SAM's view.
-            category: int64 (phrases,), index of the targets' category, IGNORED where they differ.
-            color: int64 (phrases,), likewise.
-            box_xyxy: float (phrases, 4) in [0, 1] of SAM's view.
+            grounded: What `Grounding.loss` takes beside the states.
         """
-        low, prompt = self.segment(image_embedding, image, token_ids)
+        low, states, gaze = self._segment(image_embedding, image, token_ids)
         logits = functional.interpolate(low.float(), truth.shape[-2:], mode="bilinear")[:, 0]
-        names = mean_cross_entropy(self.category_head(prompt).float(), category)
-        names = names + mean_cross_entropy(self.color_head(prompt).float(), color)
-        boxes = functional.l1_loss(self.box_head(prompt).float().sigmoid(), box_xyxy)
         target = truth.float()
         bce, dice = mask_bce(logits, target), mask_dice(logits, target)
-        figures = {"bce": bce.detach(), "dice": dice.detach(), "names": names.detach()}
-        figures |= {"box": boxes.detach(), "gIoU": mask_iou(logits.detach(), truth).mean()}
-        loss = bce + dice + NAMES_WEIGHT * names + BOX_WEIGHT * boxes
+        grounding, figures = self.grounding.loss(states, gaze, **grounded)
+        figures |= {"bce": bce.detach(), "dice": dice.detach()}
+        figures |= {"gIoU": mask_iou(logits.detach(), truth).mean()}
+        loss = bce + dice + GROUNDING_WEIGHT * grounding
         return loss, figures | {"images": torch.tensor(float(len(truth)))}
 
 
@@ -216,19 +209,20 @@ def train_beit3(
     recipe: EvfSamRecipe, network: EvfSam, cache: SceneCache, ids: np.ndarray, folder: Path
 ) -> None:
     """Train BEiT-3's half of `network` on words and places; `ids` are what `tokenize` gave."""
-    beit3 = cast(BEiT3, network.mm_extractor["beit3"])
-    phase = BEiT3Pretraining(beit3, is_compiled=recipe.is_compiled)
-    spec = network.spec.multimodal_encoder
-    draw = partial(
-        draw_grounding,
-        cache,
-        views(network.spec)[1],
-        ids,
-        mix=recipe.mix,
-        count=recipe.beit3_phrases,
-        grid_hw=(spec.image_hw[0] // spec.patch, spec.image_hw[1] // spec.patch),
-    )
+    beit3 = _beit3(network)
+    start_positions(beit3)
+    phase = Grounding(beit3, is_compiled=recipe.is_compiled)
+
+    def draw(rng: np.random.Generator) -> dict[str, Tensor]:
+        chosen = draw_phrases(cache.phrases, rng, mix=recipe.mix, count=recipe.beit3_phrases)
+        view = views(network.spec)[1]
+        return grounding_batch(cache, view, ids, chosen, grid_hw=beit3.spec.grid_hw)
+
     fit(phase, draw, recipe.beit3, folder)
+
+
+def _beit3(network: EvfSam) -> BEiT3:
+    return cast(BEiT3, network.mm_extractor["beit3"])
 
 
 def train_joint(
@@ -237,35 +231,17 @@ def train_joint(
     """Train the whole `network` with EVF-SAM's loss; `ids` are what `tokenize` gave."""
     sam_view, beit_view = views(network.spec)
     embeddings = embed_scenes(network, cache, sam_view, folder / "image_embeddings.npy")
-    draw = partial(
-        _draw_joint, cache, beit_view, ids, embeddings, mix=recipe.mix, count=recipe.joint_phrases
-    )
+    grid_hw = _beit3(network).spec.grid_hw
+
+    def draw(rng: np.random.Generator) -> dict[str, Tensor]:
+        chosen = draw_phrases(cache.phrases, rng, mix=recipe.mix, count=recipe.joint_phrases)
+        of_scenes = embeddings[cache.phrases.scene[chosen]].astype(np.float32)
+        return grounding_batch(cache, beit_view, ids, chosen, grid_hw=grid_hw) | {
+            "image_embedding": torch.from_numpy(of_scenes),
+            "truth": torch.from_numpy(cache.phrase_masks(chosen)),
+        }
+
     fit(EvfSamTraining(network, is_compiled=recipe.is_compiled), draw, recipe.joint, folder)
-
-
-def _draw_joint(
-    cache: SceneCache,
-    view: ViewSpec,
-    ids: np.ndarray,
-    embeddings: np.ndarray,
-    rng: np.random.Generator,
-    *,
-    mix: TaskMix,
-    count: int,
-) -> dict[str, Tensor]:
-    chosen = draw_phrases(cache.phrases, rng, mix=mix, count=count)
-    scenes = cache.phrases.scene[chosen]
-    truth = torch.from_numpy(cache.phrase_masks(chosen))
-    category, color = cache.target_names(chosen)
-    return {
-        "image_embedding": torch.from_numpy(embeddings[scenes].astype(np.float32)),
-        "image": normalized(cache.views[view.name][scenes], view),
-        "token_ids": torch.from_numpy(ids[chosen]),
-        "truth": truth,
-        "category": torch.from_numpy(category),
-        "color": torch.from_numpy(color),
-        "box_xyxy": relative_boxes(truth),
-    }
 
 
 @torch.inference_mode()
