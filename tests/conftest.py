@@ -1,4 +1,7 @@
-"""A complete small bundle: three ONNX graphs that find the pixels of the color that is named."""
+"""A complete small bundle, and what tests against public reference code share.
+
+The bundle is three ONNX graphs that find the pixels of the color that is named.
+"""
 
 from __future__ import annotations
 
@@ -58,6 +61,46 @@ STAGES = {
         ],
     ),
 }
+
+
+PARITY_ROWS = pytest.StashKey[list[tuple[str, str, str, str]]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--references",
+        type=Path,
+        help="folder with clones of the public reference repositories that no package holds",
+    )
+
+
+@pytest.fixture(scope="session")
+def references(pytestconfig) -> Path:
+    """Folder with a clone of each reference repository, under its name on GitHub."""
+    folder = pytestconfig.getoption("--references")
+    if folder is None:
+        pytest.skip("no --references folder with the clones of the reference repositories")
+    return folder
+
+
+@pytest.fixture
+def report_parity(pytestconfig):
+    """Takes (module, reference, max_abs, iou or None) for the table at the run's end."""
+
+    def report(module: str, reference: str, max_abs: float, iou: float | None = None) -> None:
+        row = module, reference, f"{max_abs:.1e}", "" if iou is None else f"{iou:.5f}"
+        pytestconfig.stash.setdefault(PARITY_ROWS, []).append(row)
+
+    return report
+
+
+def pytest_terminal_summary(terminalreporter, config) -> None:
+    rows = config.stash.get(PARITY_ROWS, [])
+    if not rows:
+        return
+    terminalreporter.section("parity with the reference code, FP32")
+    for row in [("module", "reference", "max abs", "mask IoU"), *rows]:
+        terminalreporter.line("{:44} {:32} {:>9} {:>9}".format(*row))
 
 
 @pytest.fixture
