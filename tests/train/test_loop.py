@@ -40,6 +40,19 @@ def draw(rng: np.random.Generator) -> dict[str, torch.Tensor]:
     return {"x": x, "y": x @ torch.tensor([1.0, 2.0, 3.0])}
 
 
+class Stack(Line):
+    """The same behind two layers, for an optimizer that takes the matrices of a stack."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.ModuleDict({"layers": nn.ModuleList(nn.Linear(3, 3) for _ in range(2))})
+
+    def forward(self, x, y):
+        for layer in self.body["layers"]:
+            x = torch.tanh(layer(x))
+        return super().forward(x, y)
+
+
 class DrawUntil:
     """Draws like `draw`, until it is killed."""
 
@@ -103,6 +116,38 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(tmp_path, batches, log_every
     for name, value in straight.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
     assert logged(killed) == logged(tmp_path / "straight")
+
+
+def test_muon_takes_the_matrices_of_a_stack_and_adamw_the_rest(tmp_path):
+    before = Stack().state_dict()
+    changes = {}
+    for optimizer in ("adamw", "muon"):
+        phase = Stack()
+        once = replace(
+            RECIPE, steps=1, optimizer=optimizer, learning_rate=1e-3, weight_decay=0, clip_norm=1e-3
+        )
+        fit(phase, draw, once, tmp_path / optimizer)
+        changes[optimizer] = {
+            name: value - before[name] for name, value in phase.state_dict().items()
+        }
+    for name, change in changes["muon"].items():
+        is_stacked = name in ("body.layers.0.weight", "body.layers.1.weight")
+        assert torch.equal(change, changes["adamw"][name]) != is_stacked, name
+        if is_stacked:
+            # Muon's step turns its matrix as far in every direction.
+            sizes = torch.linalg.svdvals(change)
+            assert sizes.max() < 2 * sizes.min()
+
+
+def test_a_killed_run_goes_on_with_muon_too(tmp_path):
+    recipe = replace(RECIPE, steps=7, optimizer="muon", learning_rate=0.01)
+    straight, resumed = Stack(), Stack()
+    fit(straight, draw, recipe, tmp_path / "straight")
+    with pytest.raises(KeyboardInterrupt):
+        fit(Stack(), DrawUntil(5), recipe, tmp_path / "killed")
+    fit(resumed, draw, recipe, tmp_path / "killed")
+    for name, value in straight.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
 
 
 def test_a_finished_run_does_nothing(tmp_path, capfd):
@@ -229,7 +274,7 @@ def _store_another_network(path: Path) -> None:
 
 def _store_another_optimizer(path: Path) -> None:
     state = torch.load(path, weights_only=True)
-    state["optimizer"]["param_groups"].pop()
+    state["adamw"]["param_groups"].pop()
     torch.save(state, path)
 
 
