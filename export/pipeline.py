@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from types import MappingProxyType, ModuleType
 
 import numpy as np
@@ -35,7 +35,6 @@ from ..runtime.spec import (
     SourceSpec,
     StageSpec,
     TokenizerSpec,
-    ViewSpec,
 )
 from ..runtime.systems import System, open_system
 from .checkpoint import CONFIG_FILE, VOCABULARY_FILE, Checkpoint, open_checkpoint
@@ -90,29 +89,21 @@ def export(recipe: ExportRecipe, say: Say) -> Bundle:
     samples = read_samples(
         recipe.samples or checkpoint.folder / SAMPLES_FOLDER, limit=recipe.sample_limit
     )
-    say(f"load {checkpoint.name}: {checkpoint.config.system} {checkpoint.config.variant}")
-    network = module.load(checkpoint)
-    stages = module.stages(network)
-    graphs = {}
-    for stage in stages:
-        say(f"trace {stage.name}")
-        graphs[stage.name] = replace_resizes(trace(stage))
-    views = module.views(network.spec)
-    manifest = _manifest(recipe, checkpoint, module, views, graphs)
     with tempfile.TemporaryDirectory() as scratch:
+        manifest, graphs = _trace(recipe, checkpoint, module, Path(scratch), say)
         draft = _write(Path(scratch, "fp32"), manifest, graphs, checkpoint, {})
         with closing(open_system(draft, device="cpu", threads=recipe.threads)) as system:
             say(f"run {len(samples)} pictures in FP32")
             reference = _observe(system, samples)
-            for stage in stages:
-                worst = verify(stage, reference.runs[stage.name][:3])
-                say(f"verify {stage.name}: within {worst:.1e} of PyTorch")
+            golden = _golden(system, samples[0])
+        _verify(module, checkpoint, reference, say)
+        with closing(open_system(draft, device="cpu", threads=recipe.threads)) as system:
             choices = _choose(recipe, graphs, system, samples, reference, say)
             scores = _gate(recipe, choices, system, samples, reference)
-            golden = _golden(system, samples[0])
-    manifest = _report(manifest, samples, reference.scores, scores, choices)
-    graphs |= {name: choice.candidate.model for name, choice in choices.items()}
-    return _write(recipe.out, manifest, graphs, checkpoint, golden, _plan(choices))
+        manifest = _report(manifest, samples, reference.scores, scores, choices)
+        for name, choice in choices.items():
+            graphs[name] = save(choice.candidate.model, Path(scratch, f"{name}.int8.onnx"))
+        return _write(recipe.out, manifest, graphs, checkpoint, golden, _plan(choices))
 
 
 def _checkpoint(recipe: ExportRecipe, module: ModuleType) -> Checkpoint:
@@ -125,21 +116,30 @@ def _checkpoint(recipe: ExportRecipe, module: ModuleType) -> Checkpoint:
     return checkpoint
 
 
-def _manifest(
-    recipe: ExportRecipe,
-    checkpoint: Checkpoint,
-    module: ModuleType,
-    views: tuple[ViewSpec, ...],
-    graphs: Mapping[str, onnx.ModelProto],
-) -> Manifest:
+def _trace(
+    recipe: ExportRecipe, checkpoint: Checkpoint, module: ModuleType, folder: Path, say: Say
+) -> tuple[Manifest, dict[str, list[Path]]]:
+    """Trace every stage into `folder`, one in memory at a time.
+
+    Returns:
+        A manifest without figures, and the files of each stage's graph, the graph itself first.
+    """
     config = checkpoint.config
-    return Manifest(
+    say(f"load {checkpoint.name}: {config.system} {config.variant}")
+    network = module.load(checkpoint)
+    stages, graphs = [], {}
+    for stage in module.stages(network):
+        say(f"trace {stage.name}")
+        graph = replace_resizes(trace(stage))
+        stages.append(_stage(stage.name, graph))
+        graphs[stage.name] = save(graph, folder / f"{stage.name}.onnx")
+    manifest = Manifest(
         schema_version=SCHEMA_VERSION,
         system=config.system,
         variant=config.variant,
         precision=recipe.precision,
-        stages=tuple(_stage(name, graph) for name, graph in graphs.items()),
-        views=views,
+        stages=tuple(stages),
+        views=module.views(network.spec),
         tokenizer=TokenizerSpec(
             kind=module.TOKENIZER, file=VOCABULARY_FILE, max_tokens=config.max_tokens
         ),
@@ -151,6 +151,7 @@ def _manifest(
         machine=processor_name(),
         files=(),
     )
+    return manifest, graphs
 
 
 def _stage(name: str, graph: onnx.ModelProto) -> StageSpec:
@@ -164,24 +165,30 @@ def _stage(name: str, graph: onnx.ModelProto) -> StageSpec:
     )
 
 
+def _verify(module: ModuleType, checkpoint: Checkpoint, reference: _Reference, say: Say) -> None:
+    """Hold the graphs against PyTorch, loaded again: the engines had the memory in between."""
+    for stage in module.stages(module.load(checkpoint)):
+        worst = verify(stage, reference.runs[stage.name][:3])
+        say(f"verify {stage.name}: within {worst:.1e} of PyTorch")
+
+
 def _write(
     folder: Path,
     manifest: Manifest,
-    graphs: Mapping[str, onnx.ModelProto],
+    graphs: Mapping[str, Sequence[Path]],
     checkpoint: Checkpoint,
     golden: Mapping[str, np.ndarray],
     plan: Mapping[str, Mapping[str, Mapping[str, str]]] = MappingProxyType({}),
 ) -> Bundle:
-    with tempfile.TemporaryDirectory() as scratch:
-        files: dict[str, bytes | Path] = {
-            manifest.tokenizer.file: checkpoint.vocabulary,
-            PLAN_FILE: json.dumps(plan, default=dict, indent=1).encode(),
-        }
-        for stage in manifest.stages:
-            name = PurePosixPath(stage.file)
-            for path in save(graphs[stage.name], Path(scratch, name.name)):
-                files[str(name.with_name(path.name))] = path
-        return Bundle.write(folder, manifest, files, golden)
+    files: dict[str, bytes | Path] = {
+        manifest.tokenizer.file: checkpoint.vocabulary,
+        PLAN_FILE: json.dumps(plan, default=dict, indent=1).encode(),
+    }
+    for stage in manifest.stages:
+        graph, *beside = graphs[stage.name]
+        # A graph names the files beside it, so only its own name is free.
+        files |= {stage.file: graph} | {f"stages/{path.name}": path for path in beside}
+    return Bundle.write(folder, manifest, files, golden)
 
 
 def _plan(choices: Mapping[str, Choice]) -> dict[str, dict[str, dict[str, str]]]:
@@ -201,7 +208,7 @@ def _observe(system: System, samples: Sequence[Sample]) -> _Reference:
 
 def _choose(
     recipe: ExportRecipe,
-    graphs: Mapping[str, onnx.ModelProto],
+    graphs: Mapping[str, Sequence[Path]],
     system: System,
     samples: Sequence[Sample],
     reference: _Reference,
@@ -209,9 +216,9 @@ def _choose(
 ) -> dict[str, Choice]:
     """Decide each stage's precision; none where FP32 was asked for."""
     choices = {}
-    for name, graph in graphs.items() if recipe.precision == "int8" else ():
+    for name, (graph, *_) in graphs.items() if recipe.precision == "int8" else ():
         feeds = [run.inputs for run in reference.runs[name]]
-        found = quantize.candidates(graph, feeds)
+        found = quantize.candidates(onnx.load(graph), feeds)
 
         def judge(candidate: Candidate, name: str = name) -> str:
             engine = open_model(candidate.model, threads=recipe.threads)
