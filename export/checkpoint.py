@@ -1,32 +1,37 @@
 """A checkpoint folder: weights, what network they are for, and its vocabulary.
 
-config.json           what the weights are for: {"system": "evf-sam", "variant": "mini", ...}
-model.safetensors     weights under the official names
-sentencepiece.model   the vocabulary
-samples/              pictures with phrases and truth, to calibrate and judge on (optional)
+                     written by saymask                    as EVF-SAM's authors released it
+config.json          {"system": "evf-sam", "variant": ...} {"model_type": "evf", ...}
+weights              model.safetensors                     all that `weights` reads
+vocabulary           sentencepiece.model                   or another of `VOCABULARY_FILES`
+samples/             pictures with phrases and truth, to calibrate and judge on (optional)
+README.md            the model card, whose licence counts where config.json names none
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..runtime.errors import CheckpointError
+from ..runtime.errors import CheckpointError, require
 from ..runtime.replace import replacing
+from .dialect import guess, match
+from .hub import fetch_snapshot, is_hub_id
+from .systems import system_module
+from .weights import SUFFIXES, WEIGHTS_FILE, find_weight_files, map_tensors
 
 __all__ = [
     "CONFIG_FILE",
     "MINIATURES",
     "VOCABULARY_FILE",
-    "WEIGHTS_FILE",
     "Checkpoint",
     "CheckpointConfig",
     "open_checkpoint",
@@ -34,9 +39,15 @@ __all__ = [
 ]
 
 CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.safetensors"
+CARD_FILE = "README.md"
 VOCABULARY_FILE = "sentencepiece.model"
+VOCABULARY_FILES = (VOCABULARY_FILE, "sentencepiece.bpe.model", "beit3.spm")
+"""What systems call their vocabulary; the first that is there counts."""
+RELEASED = {"evf": "evf-sam"}
+"""A released config's "model_type" -> the system that reads it with `config_from_released`."""
 MINIATURES = Path(__file__).parent / "miniatures"
+HUB_EXAMPLE = "YxZhang/evf-sam"
+MISFITS_SHOWN = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,74 +64,105 @@ class CheckpointConfig:
     """SPDX identifier of the weights' licence."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
     """An opened checkpoint folder."""
 
     folder: Path
+    """Where it lies."""
+    name: str
+    """The folder's name, or "owner/name@commit" on the hub."""
     config: CheckpointConfig
-
-    @property
-    def name(self) -> str:
-        """The folder's name."""
-        return self.folder.name
-
-    @property
-    def vocabulary(self) -> Path:
-        """The SentencePiece model."""
-        return self.folder / VOCABULARY_FILE
+    """What its weights are for."""
+    weight_files: tuple[Path, ...]
+    """Files of the weights in the order of their names."""
+    vocabulary: Path
+    """The SentencePiece model."""
 
     def sha256(self) -> str:
-        """Return the SHA-256 of the weight file as hexadecimal."""
-        with (self.folder / WEIGHTS_FILE).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        """Return the SHA-256 of the weight files, one after the other, as hexadecimal."""
+        digest = hashlib.sha256()
+        for path in self.weight_files:
+            with path.open("rb") as file:
+                hashlib.file_digest(file, lambda: digest)
+        return digest.hexdigest()
 
     def load_into(self, network: nn.Module) -> None:
-        """Copy every tensor into `network`, using each name exactly once.
+        """Give `network` every tensor on the CPU, using each name exactly once.
+
+        What is stored in the network's own precision stays in the mapped file and costs no memory
+        of its own, so the files must not be written to while `network` lives; the rest is converted
+        tensor by tensor. `network` may be on device "meta"; its parameters become new objects, so
+        an optimizer is made afterwards.
 
         Raises:
-            CheckpointError: A name or a shape does not fit; all misfits are listed.
+            CheckpointError: A name or a shape does not fit; the misfits are listed.
         """
         wanted = network.state_dict()
+        tensors = self._matched(wanted)
+        for name, value in tensors.items():  # In place, so that no two copies are held.
+            tensors[name] = value.to(wanted[name].dtype)
+        network.load_state_dict(tensors, assign=True)
+
+    def check_vocabulary(self, rows: int) -> None:
+        """Make sure that the vocabulary is a SentencePiece model for `rows` word embeddings.
+
+        Raises:
+            CheckpointError: It is none, or has too many pieces.
+            MissingExtraError: sentencepiece is not installed.
+        """
+        sentencepiece = require("sentencepiece", extra="export")
         try:
-            with safe_open(self.folder / WEIGHTS_FILE, framework="pt") as file:
-                stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (OSError, SafetensorError) as error:
+            pieces = sentencepiece.SentencePieceProcessor(model_file=str(self.vocabulary))
+            found = f"it has {pieces.get_piece_size()} pieces"
+            fits = pieces.get_piece_size() < rows  # <pad> is no piece.
+        except (OSError, RuntimeError) as error:
+            found, fits = f"it is none ({error})", False
+        if not fits:
             raise CheckpointError(
-                f"{self.folder / WEIGHTS_FILE} must be a whole safetensors file: {error}; "
-                "copy the checkpoint again"
-            ) from error
-        misfits = _misfits(wanted, stored)
-        if misfits:
-            raise CheckpointError(
-                f"the weights in {self.folder} must fit {self.config.system} "
-                f"{self.config.variant} name by name; {len(misfits)} do not: "
-                + "; ".join(misfits[:8])
-                + "; check the variant in its config.json"
+                f"{self.vocabulary} must be a SentencePiece model of fewer than {rows} pieces, as "
+                f"many as {self.config.system} {self.config.variant} knows; {found}; take the "
+                "vocabulary that was released with the weights"
             )
-        network.load_state_dict(
-            {name: value.to(wanted[name].dtype) for name, value in stored.items()}
-        )
+
+    def _matched(self, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        stored = map_tensors(self.weight_files)
+        found = match(stored, wanted)
+        if found.misfits:
+            this, looks = f"{self.config.system} {self.config.variant}", guess(stored)
+            raise CheckpointError(
+                f"the weights in {self.folder} must fit {this} name by name; "
+                f"{len(found.misfits)} do not: {'; '.join(found.misfits[:MISFITS_SHOWN])}; "
+                + (f"they look like {looks}; " if looks else "")
+                + ("copy them again" if looks == this else f"check what its {CONFIG_FILE} says")
+            )
+        return found.tensors
 
 
 def open_checkpoint(reference: str | Path) -> Checkpoint:
-    """Open a checkpoint folder, or a miniature by its name.
+    """Open a checkpoint.
+
+    Args:
+        reference: Its folder, the name of a miniature, or "owner/name" or "owner/name@revision" on
+            the Hugging Face hub.
 
     Raises:
-        CheckpointError: It is missing or its config does not name a network.
+        CheckpointError: It is missing, incomplete or damaged, or its config names no network.
+        MissingExtraError: It is on the hub and huggingface_hub is not installed.
     """
-    folder = Path(reference)
-    if not folder.exists() and (MINIATURES / str(reference)).is_dir():
-        folder = MINIATURES / str(reference)
-    for name in (CONFIG_FILE, WEIGHTS_FILE, VOCABULARY_FILE):
-        if not (folder / name).is_file():
-            known = ", ".join(sorted(path.name for path in MINIATURES.glob("*")))
-            raise CheckpointError(
-                f"a checkpoint is a folder with {CONFIG_FILE}, {WEIGHTS_FILE} and "
-                f"{VOCABULARY_FILE}; {folder} has no {name}; give such a folder or one of the "
-                f"miniatures: {known}"
-            )
-    return Checkpoint(folder, _read_config(folder / CONFIG_FILE))
+    folder, name = _locate(reference)
+    config_file = _one_of(folder, CONFIG_FILE)
+    weight_files = find_weight_files(folder)
+    if not weight_files:
+        raise _incomplete(folder, WEIGHTS_FILE)
+    vocabulary = _one_of(folder, *VOCABULARY_FILES)
+    return Checkpoint(
+        folder=folder,
+        name=name,
+        config=_read_config(config_file, weight_files),
+        weight_files=weight_files,
+        vocabulary=vocabulary,
+    )
 
 
 def write_checkpoint(
@@ -153,9 +195,50 @@ def write_checkpoint(
         extras(scratch)
 
 
-def _read_config(path: Path) -> CheckpointConfig:
+def _locate(reference: str | Path) -> tuple[Path, str]:
+    """Return a checkpoint's folder and its name."""
+    folder = Path(reference)
+    if folder.is_file():
+        raise _no_folder(folder)
+    if not folder.exists() and (MINIATURES / str(reference)).is_dir():
+        folder = MINIATURES / str(reference)
+    elif not folder.exists() and isinstance(reference, str) and is_hub_id(reference):
+        folder = fetch_snapshot(reference)
+        return folder, f"{reference.partition('@')[0]}@{folder.name}"
+    return folder, folder.absolute().name
+
+
+def _no_folder(file: Path) -> CheckpointError:
+    looks = guess(map_tensors([file])) if file.suffix in SUFFIXES else ""
+    return CheckpointError(
+        f"a checkpoint is a folder with {CONFIG_FILE}, weights and {VOCABULARY_FILE}; {file} is a "
+        f"file{looks and ' that looks like '}{looks}; give the folder of a whole system, or its "
+        f"id on the hub such as {HUB_EXAMPLE}"
+    )
+
+
+def _one_of(folder: Path, *names: str) -> Path:
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
+    raise _incomplete(folder, " or ".join(names))
+
+
+def _incomplete(folder: Path, lacking: str) -> CheckpointError:
+    known = ", ".join(sorted(path.name for path in MINIATURES.glob("*")))
+    return CheckpointError(
+        f"a checkpoint is a folder with {CONFIG_FILE}, weights and {VOCABULARY_FILE}; {folder} "
+        f"has no {lacking}; give such a folder or one of the miniatures: {known}, or an id on the "
+        f"hub such as {HUB_EXAMPLE}"
+    )
+
+
+def _read_config(path: Path, weight_files: Sequence[Path]) -> CheckpointConfig:
     try:
-        config = CheckpointConfig(**json.loads(path.read_text("utf-8")))
+        values = json.loads(path.read_text("utf-8"))
+        if isinstance(values, dict) and "model_type" in values:
+            return _released_config(path, values, weight_files)
+        config = CheckpointConfig(**values)
         for field in fields(config):
             value = getattr(config, field.name)
             if type(value).__name__ != field.type:
@@ -168,17 +251,30 @@ def _read_config(path: Path) -> CheckpointConfig:
     return config
 
 
+def _released_config(
+    path: Path, values: dict[str, object], weight_files: Sequence[Path]
+) -> CheckpointConfig:
+    stored = map_tensors(weight_files)
+    kind = str(values["model_type"])
+    if kind not in RELEASED:
+        looks = guess(stored) or "none that is known here"
+        raise CheckpointError(
+            f'"model_type" in {path} must be one of {", ".join(RELEASED)}; got {kind!r} with '
+            f"weights that look like {looks}; give a checkpoint of a system that can be exported"
+        )
+    read = system_module(RELEASED[kind]).config_from_released
+    config: CheckpointConfig = read(values, [name for name, _ in stored])
+    return replace(config, license=_card_license(path.with_name(CARD_FILE)) or config.license)
+
+
+def _card_license(card: Path) -> str:
+    """Return the licence that a model card's front matter names, as spelled there, or ""."""
+    text = card.read_text("utf-8", errors="replace") if card.is_file() else ""
+    front = re.match(r"---\r?\n(.*?)\n---", text, re.DOTALL)
+    found = front and re.search(r"^license:\s*[\"']?([\w.+-]+)", front[1], re.MULTILINE)
+    return found[1] if found else ""
+
+
 def _compact(value: Tensor) -> Tensor:
     value = value.detach().cpu().contiguous()
     return value.to(torch.float16) if value.ndim > 1 and value.is_floating_point() else value
-
-
-def _misfits(wanted: dict[str, Tensor], stored: dict[str, Tensor]) -> list[str]:
-    missing = [f"{name} is missing" for name in wanted if name not in stored]
-    unknown = [f"{name} is unknown" for name in stored if name not in wanted]
-    reshaped = [
-        f"{name} is {tuple(stored[name].shape)}, not {tuple(value.shape)}"
-        for name, value in wanted.items()
-        if name in stored and stored[name].shape != value.shape
-    ]
-    return missing + unknown + reshaped

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
@@ -53,7 +54,7 @@ def trace(stage: Stage) -> onnx.ModelProto:
             tuple(stage.examples.values()),
             input_names=list(stage.examples),
             output_names=list(stage.outputs),
-            dynamic_shapes=shapes,
+            dynamic_shapes=_grouped(shapes, stage.module),
             opset_version=OPSET,
             dynamo=True,
             verbose=False,
@@ -62,6 +63,15 @@ def trace(stage: Stage) -> onnx.ModelProto:
     model = program.model_proto
     model.ir_version = IR_VERSION
     return model
+
+
+def _grouped(shapes: tuple, module: nn.Module) -> tuple:
+    """Put the shapes of what goes into `*arguments` together, as torch.export wants them."""
+    kinds = [each.kind for each in inspect.signature(module.forward).parameters.values()]
+    if inspect.Parameter.VAR_POSITIONAL not in kinds:
+        return shapes
+    named = kinds.index(inspect.Parameter.VAR_POSITIONAL)
+    return *shapes[:named], shapes[named:]
 
 
 @contextmanager

@@ -96,7 +96,7 @@ def export(recipe: ExportRecipe, say: Say) -> Bundle:
             say(f"run {len(samples)} pictures in FP32")
             reference = _observe(system, samples)
             golden = _golden(system, samples[0])
-        _verify(module, checkpoint, reference, say)
+        _verify(recipe, checkpoint, module, reference, say)
         with closing(open_system(draft, device="cpu", threads=recipe.threads)) as system:
             choices = _choose(recipe, graphs, system, samples, reference, say)
             scores = _gate(recipe, choices, system, samples, reference)
@@ -126,7 +126,7 @@ def _trace(
     """
     config = checkpoint.config
     say(f"load {checkpoint.name}: {config.system} {config.variant}")
-    network = module.load(checkpoint)
+    network = module.load(checkpoint, dict(recipe.switches))
     stages, graphs = [], {}
     for stage in module.stages(network):
         say(f"trace {stage.name}")
@@ -139,7 +139,7 @@ def _trace(
         variant=config.variant,
         precision=recipe.precision,
         stages=tuple(stages),
-        views=module.views(network.spec),
+        views=module.views_of(checkpoint, dict(recipe.switches)),
         tokenizer=TokenizerSpec(
             kind=module.TOKENIZER, file=VOCABULARY_FILE, max_tokens=config.max_tokens
         ),
@@ -165,9 +165,15 @@ def _stage(name: str, graph: onnx.ModelProto) -> StageSpec:
     )
 
 
-def _verify(module: ModuleType, checkpoint: Checkpoint, reference: _Reference, say: Say) -> None:
+def _verify(
+    recipe: ExportRecipe,
+    checkpoint: Checkpoint,
+    module: ModuleType,
+    reference: _Reference,
+    say: Say,
+) -> None:
     """Hold the graphs against PyTorch, loaded again: the engines had the memory in between."""
-    for stage in module.stages(module.load(checkpoint)):
+    for stage in module.stages(module.load(checkpoint, dict(recipe.switches))):
         worst = verify(stage, reference.runs[stage.name][:3])
         say(f"verify {stage.name}: within {worst:.1e} of PyTorch")
 

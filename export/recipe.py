@@ -22,6 +22,8 @@ class ExportRecipe:
     """Folder of the bundle."""
     checkpoint: str | None = None
     """Folder or name of a checkpoint; None is the system's miniature."""
+    switches: tuple[tuple[str, str], ...] = ()
+    """Pairs of a switch and its value, for example "preprocess"; the others are as released."""
     precision: str = "fp32"
     """One of `PRECISIONS`: the lowest that a stage may take."""
     samples: Path | None = None

@@ -21,7 +21,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
     parser.add_argument("system", help=", ".join(SYSTEMS))
     parser.add_argument(
-        "--checkpoint", metavar="REF", help="folder of a checkpoint (the miniature that ships)"
+        "--checkpoint",
+        metavar="REF",
+        help="a checkpoint's folder or hub id OWNER/NAME[@REVISION] (the miniature that ships)",
+    )
+    parser.add_argument(
+        "--switch",
+        type=_switch,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="preprocess, beit_view or mask_choice of evf-sam (those the checkpoint was made for)",
     )
     parser.add_argument("--int8", action="store_true", help="INT8 wherever it is faster and right")
     parser.add_argument(
@@ -64,6 +74,7 @@ def run(args: argparse.Namespace) -> int:
         system=args.system,
         out=args.out or BUNDLES / f"{name}-{precision}",
         checkpoint=args.checkpoint,
+        switches=tuple(args.switch),
         precision=precision,
         samples=args.samples,
         sample_limit=args.sample_limit,
@@ -87,3 +98,10 @@ def run(args: argparse.Namespace) -> int:
     else:
         print(f"wrote {recipe.out}; look at it with: saymask info {recipe.out}")
     return 0
+
+
+def _switch(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"must be NAME=VALUE; got {text!r}")
+    return name, value

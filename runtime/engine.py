@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping
 from typing import Protocol
 
 import numpy as np
 
+from . import machine
 from .bundle import Bundle
-from .errors import EngineError, UsageError
+from .engine_cache import read_reports
+from .errors import DeviceError, EngineError, MissingExtraError, UsageError
 from .spec import StageSpec
 from .tables import module_from_table
 
 __all__ = ["BACKENDS", "Engine", "check_inputs", "open_engine", "open_engines"]
 
-BACKENDS = {"onnxruntime": "onnxruntime"}
+BACKENDS = {
+    "onnxruntime": "onnxruntime",
+    "tensorrt": "tensorrt",
+    "tensorrt_rtx": "tensorrt_rtx",
+}
 """Names of backends and their modules in `backends/`, imported when chosen."""
+
+_LOG = logging.getLogger("saymask")
 
 
 class Engine(Protocol):
@@ -35,6 +44,9 @@ class Engine(Protocol):
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Compute the stage's outputs, by name, from its inputs, by name.
 
+        Outputs may lie on the device, see `cuda.DeviceArray`; another engine takes them as they
+        are, and `numpy.asarray` copies them.
+
         Raises:
             EngineError: The inputs do not fit the stage, or the computation failed.
         """
@@ -51,7 +63,7 @@ def open_engine(
     *,
     device: str = "auto",
     threads: int | None = None,
-    backend: str = "onnxruntime",
+    backend: str | None = None,
 ) -> Engine:
     """Open one stage of a bundle.
 
@@ -60,7 +72,8 @@ def open_engine(
         stage: Name of the stage.
         device: "auto", "cpu", "cuda" or "cuda:N"; only "auto" may fall back to the CPU.
         threads: Threads of the CPU; None leaves one for each physical core.
-        backend: Key of `BACKENDS`.
+        backend: Key of `BACKENDS`; None takes the engine that `saymask build` compiled for this
+            machine, or ONNX Runtime where there is none.
 
     Raises:
         BundleError: The bundle has no such stage.
@@ -70,12 +83,16 @@ def open_engine(
         UnknownNameError: There is no such backend.
         UsageError: `device` or `threads` make no sense.
     """
-    module = module_from_table("backend", backend, BACKENDS, f"{__package__}.backends")
+    name = backend or "onnxruntime"
+    module = module_from_table("backend", name, BACKENDS, f"{__package__}.backends")
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
         raise UsageError(f"device must be auto, cpu, cuda or cuda:N; got {device!r}")
     if threads is not None and threads < 1:
         raise UsageError(f"threads must be at least 1; got {threads}")
     spec = bundle.stage(stage)
+    compiled = None if backend or device == "cpu" else _open_compiled(bundle, spec, device)
+    if compiled:
+        return compiled
     return module.open_graph(bundle.folder / spec.file, spec, device=device, threads=threads)
 
 
@@ -88,6 +105,22 @@ def open_engines(
         engines[stage] = open_engine(bundle, stage, device=device, threads=threads)
         device = engines[stage].device
     return engines
+
+
+def _open_compiled(bundle: Bundle, stage: StageSpec, device: str) -> Engine | None:
+    """Open an engine that was compiled for this machine; None, and why, where none works."""
+    level = logging.WARNING if machine.cuda_devices() else logging.INFO
+    try:
+        reports = [report for _, report in read_reports(bundle.folder)]
+    except EngineError as error:
+        _LOG.log(level, "stage %s takes ONNX Runtime: %s", stage.name, error)
+        return None
+    for library in sorted({r.key.library for r in reports if r.stage == stage.name}):
+        try:
+            return open_engine(bundle, stage.name, device=device, backend=library)
+        except (DeviceError, EngineError, MissingExtraError) as error:
+            _LOG.log(level, "stage %s takes ONNX Runtime: %s", stage.name, error)
+    return None
 
 
 def check_inputs(stage: StageSpec, inputs: Mapping[str, np.ndarray]) -> None:

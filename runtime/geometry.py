@@ -14,7 +14,7 @@ from .spec import ViewSpec
 
 __all__ = ["FITS", "Placement", "back", "check_frame", "fit"]
 
-FITS = ("pad", "stretch")
+FITS = ("fill", "pad", "stretch")
 """How a frame may be brought to a view's size, see `ViewSpec.fit`."""
 
 
@@ -24,8 +24,6 @@ class Placement:
 
     frame_hw: tuple[int, int]
     """Height and width of the frame in pixels."""
-    fitted_hw: tuple[int, int]
-    """Height and width that the frame takes in the view, from its upper left corner."""
     view: ViewSpec
     """The view it lies in."""
 
@@ -49,15 +47,10 @@ def fit(frame: np.ndarray, view: ViewSpec) -> tuple[np.ndarray, Placement]:
         raise UnknownNameError("fit", view.fit, FITS)
     if view.interpolation not in FILTERS:
         raise UnknownNameError("interpolation", view.interpolation, FILTERS)
-    placement = _place(frame.shape[0], frame.shape[1], view)
-    resized = resize_chw(
-        frame,
-        placement.fitted_hw,
-        interpolation=view.interpolation,
-        is_antialiased=view.is_antialiased,
-    )
+    frame_hw = frame.shape[0], frame.shape[1]
+    resized = _resized_chw(frame, frame_hw, view)
     image = normalize_nchw(resized, view.size_hw, mean=view.mean_rgb, std=view.std_rgb)
-    return image, placement
+    return image, Placement(frame_hw=frame_hw, view=view)
 
 
 def back(
@@ -65,8 +58,8 @@ def back(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Turn logits over a view into masks over its frame.
 
-    A padded view takes the two bilinear steps of SAM's postprocess_masks, to the view's size and
-    after a crop to the frame's; both are one here. A stretched view takes one step.
+    A padded view takes the two bilinear steps of SAM's postprocess_masks, to the view's canvas and
+    after a crop to the frame's size; both are one here. The other views take one step.
 
     Args:
         logits_nhw: (N, h, w) float32 over the whole view, at any resolution.
@@ -94,17 +87,30 @@ def check_frame(frame: np.ndarray) -> None:
     )
 
 
-def _place(height: int, width: int, view: ViewSpec) -> Placement:
-    fitted_hw = view.size_hw
-    if view.fit == "pad":
-        scale = min(view.size_hw[0] / height, view.size_hw[1] / width)
-        fitted_hw = max(int(height * scale + 0.5), 1), max(int(width * scale + 0.5), 1)
-    return Placement(frame_hw=(height, width), fitted_hw=fitted_hw, view=view)
+def _resized_chw(frame: np.ndarray, frame_hw: tuple[int, int], view: ViewSpec) -> np.ndarray:
+    scaled = resize_chw(
+        frame,
+        view.size_hw if view.fit == "stretch" else _within(view.size_hw, frame_hw),
+        interpolation=view.interpolation,
+        is_antialiased=view.is_antialiased,
+        rounds_to_uint8=view.rounds_to_uint8,
+    )
+    if view.fit != "fill":
+        return scaled
+    scaled_hwc = scaled.transpose(1, 2, 0)
+    return resize_chw(scaled_hwc, view.size_hw, interpolation="bilinear", is_antialiased=False)
+
+
+def _within(size_hw: tuple[int, int], frame_hw: tuple[int, int]) -> tuple[int, int]:
+    """Return a frame's size scaled to fit inside another (segment_anything, ResizeLongestSide)."""
+    height, width = frame_hw
+    scale = min(size_hw[0] / height, size_hw[1] / width)
+    return max(int(height * scale + 0.5), 1), max(int(width * scale + 0.5), 1)
 
 
 def _way_back(source: int, placement: Placement, axis: int) -> Taps:
-    frame = placement.frame_hw[axis]
-    if placement.view.fit == "stretch":
+    view, frame = placement.view, placement.frame_hw[axis]
+    if view.fit != "pad":
         return bilinear(source, frame)
-    to_view = bilinear(source, placement.view.size_hw[axis])
-    return compose(to_view, bilinear(placement.fitted_hw[axis], frame))
+    inside = _within(view.canvas_hw, placement.frame_hw)[axis]
+    return compose(bilinear(source, view.canvas_hw[axis]), bilinear(inside, frame))

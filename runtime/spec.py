@@ -47,15 +47,21 @@ class ViewSpec:
     size_hw: tuple[int, int]
     """Height and width of the model input in pixels."""
     fit: str
-    """"pad" keeps the aspect and pads right and below; "stretch" scales both sides freely."""
+    """"pad" keeps the aspect and pads right and below; "stretch" scales both sides freely; "fill"
+    keeps the aspect, then stretches the shorter side with bilinear floats."""
     interpolation: str
     """"bilinear" or "bicubic" (a = -0.75, antialiased -0.5), with half-pixel centres."""
     is_antialiased: bool
     """True to widen the filter when the frame is scaled down."""
+    rounds_to_uint8: bool
+    """True to resize in uint8 as Pillow (antialiased) or torch (not) does, False in floats."""
     mean_rgb: tuple[float, float, float]
     """Subtracted from the 0 to 255 pixel values."""
     std_rgb: tuple[float, float, float]
     """Divides the difference. Padding is zero after this."""
+    canvas_hw: tuple[int, int]
+    """Height and width in pixels to which a padded view's logits are scaled before the padding is
+    cropped; those of other views go to the frame's size directly."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -25,8 +26,9 @@ class Tokenizer(Protocol):
 class XlmRoberta:
     """SentencePiece pieces with XLM-RoBERTa's ids, as BEiT-3 takes them.
 
-    <s> = 0, <pad> = 1, </s> = 2, <unk> = 3; another piece has SentencePiece's id + 1 (transformers,
-    XLMRobertaTokenizer, the slow one).
+    <s> = 0, <pad> = 1, </s> = 2, <unk> = 3; another piece has SentencePiece's id + 1, and <mask>
+    the id after the last piece's. All five are taken for themselves when a text spells them out
+    (transformers, XLMRobertaTokenizer, the slow one, which EVF-SAM's scripts ask for).
     """
 
     BEGIN, PAD, END, UNKNOWN = range(4)
@@ -51,6 +53,14 @@ class XlmRoberta:
                 "export the bundle again"
             ) from error
         self._max_tokens = max_tokens
+        self._special = {
+            "<s>": self.BEGIN,
+            "<pad>": self.PAD,
+            "</s>": self.END,
+            "<unk>": self.UNKNOWN,
+            "<mask>": self._pieces.get_piece_size() + 1,
+        }
+        self._splitter = re.compile(f"({'|'.join(self._special)})")
 
     def ids(self, text: str) -> list[int]:
         """Encode one text, wrapped in <s> and </s>.
@@ -58,15 +68,21 @@ class XlmRoberta:
         Raises:
             PromptError: It has too many tokens.
         """
-        unknown = self._pieces.unk_id()
-        pieces = self._pieces.encode(text)
-        ids = [self.UNKNOWN if piece == unknown else piece + 1 for piece in pieces]
-        if len(ids) + 2 > self._max_tokens:
+        ids = [self.BEGIN]
+        for part in self._splitter.split(text):
+            ids += [self._special[part]] if part in self._special else self._plain(part)
+        ids.append(self.END)
+        if len(ids) > self._max_tokens:
             raise PromptError(
                 f"a prompt must have at most {self._max_tokens} tokens with its begin and end; "
-                f"got {len(ids) + 2} in {text[:60]!r}; say it in fewer words"
+                f"got {len(ids)} in {text[:60]!r}; say it in fewer words"
             )
-        return [self.BEGIN, *ids, self.END]
+        return ids
+
+    def _plain(self, text: str) -> list[int]:
+        unknown = self._pieces.unk_id()
+        pieces = self._pieces.encode(text)
+        return [self.UNKNOWN if piece == unknown else piece + 1 for piece in pieces]
 
     def batch(self, texts: Sequence[str]) -> np.ndarray:
         """Encode N texts as (N, longest) int64 ids, padded with <pad> on the right.

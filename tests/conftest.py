@@ -29,8 +29,10 @@ SAM = ViewSpec(
     fit="pad",
     interpolation="bilinear",
     is_antialiased=True,
+    rounds_to_uint8=False,
     mean_rgb=(127.5, 127.5, 127.5),
     std_rgb=(127.5, 127.5, 127.5),
+    canvas_hw=(64, 64),
 )
 BEIT = ViewSpec(
     name="beit",
@@ -38,8 +40,10 @@ BEIT = ViewSpec(
     fit="stretch",
     interpolation="bicubic",
     is_antialiased=False,
+    rounds_to_uint8=False,
     mean_rgb=(127.5, 127.5, 127.5),
     std_rgb=(127.5, 127.5, 127.5),
+    canvas_hw=(64, 64),
 )
 STAGES = {
     "image": (

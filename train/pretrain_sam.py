@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..export.models.evf_sam import VisualModel
+from ..export.models.sam_visual import SamVisualModel
 from ..runtime.spec import ViewSpec
 from .cache import COLOR_CLASSES, PART_CLASSES, SceneCache
 from .losses import mask_bce, mask_dice, mask_iou
@@ -30,7 +30,7 @@ NAMES_WEIGHT = 0.5
 class SamPretraining(nn.Module):
     """The network with the heads it needs only now."""
 
-    def __init__(self, visual_model: VisualModel, width: int) -> None:
+    def __init__(self, visual_model: SamVisualModel, width: int) -> None:
         """Wrap `visual_model`, whose image embedding has `width` channels."""
         super().__init__()
         self.visual_model = visual_model
@@ -54,7 +54,7 @@ class SamPretraining(nn.Module):
         embedding = self.visual_model.image_encoder(image)
         prompts = len(points_xy) // len(image)
         sparse = self.visual_model.prompt_encoder.points(points_xy, labels)
-        low, iou = self.visual_model.decode(embedding.repeat_interleave(prompts, 0), sparse)
+        low, iou = self.visual_model.decode((embedding.repeat_interleave(prompts, 0),), sparse)
         logits = functional.interpolate(low.float(), truth.shape[-2:], mode="bilinear")[:, 0]
         real_iou = mask_iou(logits.detach(), truth)
         masks = mask_bce(logits, truth.float()) + mask_dice(logits, truth.float())

@@ -12,86 +12,72 @@ from typing import cast
 from torch import Tensor, nn
 
 from .beit3 import BEIT3_SPECS, BEiT3, BEiT3Spec
-from .efficientvit import EFFICIENTVIT_SPECS, EfficientViTSamImageEncoder, EfficientViTSpec
+from .efficient_sam import EFFICIENT_SAM_SPECS, EfficientSamSpec, EfficientSamVisualModel
+from .efficientvit import EFFICIENTVIT_SPECS, EfficientViTSpec
 from .projector import projector
-from .sam import MaskDecoder, PromptEncoder, SamSpec
+from .sam import SamSpec
+from .sam2 import SAM2_SPECS, Sam2Spec, Sam2VisualModel
+from .sam_visual import SamVisualModel, SamVisualSpec
+from .sam_vit import SAM_VIT_SPECS, SamVitSpec
+from .visual_model import VisualModel, VisualSpec
 
-__all__ = ["EVF_SAM_SPECS", "SINGLE_MASK", "EvfSam", "EvfSamSpec", "VisualModel"]
+__all__ = ["EVF_SAM_SPECS", "EvfSam", "EvfSamSpec"]
 
-SINGLE_MASK = slice(0, 1)
-"""EVF-SAM decodes SAM's single mask, never the three ambiguous ones."""
+VISUAL_MODELS: dict[type, type[VisualModel]] = {
+    EfficientSamSpec: EfficientSamVisualModel,
+    Sam2Spec: Sam2VisualModel,
+    SamVisualSpec: SamVisualModel,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvfSamSpec:
     """Sizes of one EVF-SAM."""
 
-    image_encoder: EfficientViTSpec
-    """SAM's side: what sees the frame in detail."""
+    visual_model: VisualSpec
+    """SAM's side: what sees the frame in detail and draws the mask; of a type in VISUAL_MODELS."""
     multimodal_encoder: BEiT3Spec
     """BEiT-3's side: what reads the words while looking at the frame."""
-    mask_decoder: SamSpec
-    """Where both meet."""
-    is_beit_view_antialiased: bool
-    """How BEiT-3's view is scaled down: the reference does not antialias, the miniature does."""
 
 
-def _official(image_encoder: str, multimodal_encoder: str) -> EvfSamSpec:
-    return EvfSamSpec(
-        image_encoder=EFFICIENTVIT_SPECS[image_encoder],
-        multimodal_encoder=BEIT3_SPECS[multimodal_encoder],
-        mask_decoder=SamSpec(
-            width=256, heads=8, mlp_width=2048, grid_hw=(64, 64), frame_hw=(1024, 1024), eps=1e-6
-        ),
-        is_beit_view_antialiased=False,
+def _sam(image_encoder: SamVitSpec | EfficientViTSpec, *, eps: float) -> SamVisualSpec:
+    decoder = SamSpec(
+        width=256, heads=8, mlp_width=2048, grid_hw=(64, 64), frame_hw=(1024, 1024), eps=eps
     )
+    return SamVisualSpec(image_encoder=image_encoder, mask_decoder=decoder, mask_choice="single")
 
 
-EVF_SAM_SPECS = {
-    "efficientvit-l0-beit3-base": _official("l0", "base"),
-    "efficientvit-l0-beit3-large": _official("l0", "large"),
-    "efficientvit-l1-beit3-large": _official("l1", "large"),
-    "efficientvit-l2-beit3-large": _official("l2", "large"),
-    "efficientvit-xl0-beit3-large": _official("xl0", "large"),
-    "efficientvit-xl1-beit3-large": _official("xl1", "large"),
-    "mini": EvfSamSpec(
-        image_encoder=EFFICIENTVIT_SPECS["mini"],
-        multimodal_encoder=BEIT3_SPECS["mini"],
-        mask_decoder=SamSpec(
-            width=128, heads=8, mlp_width=256, grid_hw=(15, 20), frame_hw=(120, 160), eps=1e-6
-        ),
-        is_beit_view_antialiased=True,
-    ),
+_OFFICIAL: dict[str, VisualSpec] = {
+    **{f"sam-{size}": _sam(SAM_VIT_SPECS[size], eps=1e-5) for size in "blh"},
+    **{
+        f"efficientvit-{size}": _sam(EFFICIENTVIT_SPECS[size], eps=1e-6)
+        for size in ("l0", "l1", "l2", "xl0", "xl1")
+    },
+    **{f"efficientsam-{size}": EFFICIENT_SAM_SPECS[size] for size in ("ti", "s")},
+    "sam2-t": SAM2_SPECS["tiny"],
+    "sam2-s": SAM2_SPECS["small"],
+    "sam2-b+": SAM2_SPECS["base-plus"],
+    "sam2-l": SAM2_SPECS["large"],
 }
 
-
-class VisualModel(nn.Module):
-    """SAM: image encoder, prompt encoder and mask decoder under the reference's names."""
-
-    def __init__(self, spec: EvfSamSpec) -> None:
-        """Build the three parts."""
-        super().__init__()
-        self.image_encoder = EfficientViTSamImageEncoder(spec.image_encoder)
-        self.prompt_encoder = PromptEncoder(spec.mask_decoder)
-        self.mask_decoder = MaskDecoder(spec.mask_decoder)
-
-    def decode(self, image_embedding: Tensor, sparse: Tensor) -> tuple[Tensor, Tensor]:
-        """Decode SAM's single mask of each prompt.
-
-        Args:
-            image_embedding: float (1 or batch, width, rows, columns).
-            sparse: float (batch, tokens, width), prompt tokens.
-
-        Returns:
-            Logits float (batch, 1, 4 rows, 4 columns) and predicted IoU float (batch, 1).
-        """
-        return self.mask_decoder(
-            image_embedding,
-            self.prompt_encoder.dense_positions(),
-            sparse,
-            self.prompt_encoder.no_mask(),
-            SINGLE_MASK,
-        )
+EVF_SAM_SPECS = {
+    **{
+        f"{name}-beit3-{size}": EvfSamSpec(visual_model=visual, multimodal_encoder=beit3)
+        for name, visual in _OFFICIAL.items()
+        for size, beit3 in BEIT3_SPECS.items()
+        if size != "mini"
+    },
+    "mini": EvfSamSpec(
+        visual_model=SamVisualSpec(
+            image_encoder=EFFICIENTVIT_SPECS["mini"],
+            mask_decoder=SamSpec(
+                width=128, heads=8, mlp_width=256, grid_hw=(15, 20), frame_hw=(120, 160), eps=1e-6
+            ),
+            mask_choice="single",
+        ),
+        multimodal_encoder=BEIT3_SPECS["mini"],
+    ),
+}
 
 
 class EvfSam(nn.Module):
@@ -101,10 +87,10 @@ class EvfSam(nn.Module):
         """Build the networks of `spec` with random weights."""
         super().__init__()
         self.spec = spec
-        self.visual_model = VisualModel(spec)
+        self.visual_model = VISUAL_MODELS[type(spec.visual_model)](spec.visual_model)
         self.mm_extractor = nn.ModuleDict({"beit3": BEiT3(spec.multimodal_encoder)})
         self.text_hidden_fcs = nn.ModuleList(
-            [projector(spec.multimodal_encoder.width, spec.mask_decoder.width)]
+            [projector(spec.multimodal_encoder.width, spec.visual_model.mask_decoder.width)]
         )
 
     def prompt(self, image: Tensor, token_ids: Tensor) -> Tensor:
@@ -120,15 +106,15 @@ class EvfSam(nn.Module):
         beit3 = cast(BEiT3, self.mm_extractor["beit3"])
         return self.text_hidden_fcs[0](beit3.class_token(image, token_ids))
 
-    def forward(self, image_embedding: Tensor, image: Tensor, token_ids: Tensor) -> Tensor:
+    def forward(self, features: tuple[Tensor, ...], image: Tensor, token_ids: Tensor) -> Tensor:
         """Segment phrases on encoded frames.
 
         Args:
-            image_embedding: float (1 or batch, width, rows, columns).
+            features: What `visual_model.encode` returned for one frame, or for one per phrase.
             image: float (1 or batch, 3, height, width), BEiT-3's view.
             token_ids: int64 (batch, tokens), padded on the right.
 
         Returns:
-            Mask logits float (batch, 1, 4 rows, 4 columns).
+            Mask logits float (batch, 1, h, w).
         """
-        return self.visual_model.decode(image_embedding, self.prompt(image, token_ids))[0]
+        return self.visual_model.decode(features, self.prompt(image, token_ids))[0]

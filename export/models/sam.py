@@ -14,8 +14,18 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .attention import attend
+from .folding import Foldable
 
-__all__ = ["LayerNorm2d", "MaskDecoder", "PromptEncoder", "SamSpec"]
+__all__ = [
+    "MASK_TOKENS",
+    "FourierPositions",
+    "LayerNorm2d",
+    "MaskDecoder",
+    "PromptEncoder",
+    "SamSpec",
+    "TwoWayLayer",
+    "TwoWayTransformer",
+]
 
 MASK_TOKENS = 4
 """One token for the single mask and three for SAM's ambiguous whole, part and subpart."""
@@ -75,8 +85,15 @@ class FourierPositions(nn.Module):
         phase = 2 * math.pi * ((2 * xy - 1) @ self.positional_encoding_gaussian_matrix)
         return torch.cat([phase.sin(), phase.cos()], dim=-1)
 
+    def grid(self, grid_hw: tuple[int, int]) -> Tensor:
+        """Return the positions of a grid's cell centres as float (1, width, rows, columns)."""
+        matrix = self.positional_encoding_gaussian_matrix
+        y, x = ((torch.arange(cells).to(matrix) + 0.5) / cells for cells in grid_hw)
+        xy = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)
+        return self(xy).permute(2, 0, 1).unsqueeze(0)
 
-class PromptEncoder(nn.Module):
+
+class PromptEncoder(Foldable):
     """Points, boxes and dense masks as tokens of the decoder."""
 
     def __init__(self, spec: SamSpec) -> None:
@@ -99,13 +116,11 @@ class PromptEncoder(nn.Module):
 
     def dense_positions(self) -> Tensor:
         """Return the positions of the grid's cell centres as float (1, width, rows, columns)."""
-        rows, columns = self.spec.grid_hw
-        y = (torch.arange(rows, dtype=torch.float32) + 0.5) / rows
-        x = (torch.arange(columns, dtype=torch.float32) + 0.5) / columns
-        grid_y, grid_x = torch.meshgrid(y, x, indexing="ij")
-        matrix = self.pe_layer.positional_encoding_gaussian_matrix
-        positions = self.pe_layer(torch.stack([grid_x, grid_y], dim=-1).to(matrix))
-        return positions.permute(2, 0, 1).unsqueeze(0)
+        return self.constant()
+
+    def worked_out(self) -> Tensor:
+        """Work `dense_positions` out."""
+        return self.pe_layer.grid(self.spec.grid_hw)
 
     def no_mask(self) -> Tensor:
         """Return the dense embedding of "no mask given" as float (1, width, 1, 1)."""
@@ -188,12 +203,7 @@ class TwoWayLayer(nn.Module):
         self, tokens: Tensor, image: Tensor, token_positions: Tensor, image_positions: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Update tokens float (batch, tokens, width) and image float (batch, cells, width)."""
-        if self.is_first:
-            tokens = self.self_attn(tokens, tokens, tokens)
-        else:
-            query = tokens + token_positions
-            tokens = tokens + self.self_attn(query, query, tokens)
-        tokens = self.norm1(tokens)
+        tokens = self.norm1(self.meet(tokens, token_positions))
         image_key = image + image_positions
         tokens = self.norm2(
             tokens + self.cross_attn_token_to_image(tokens + token_positions, image_key, image)
@@ -204,14 +214,21 @@ class TwoWayLayer(nn.Module):
         )
         return tokens, image
 
+    def meet(self, tokens: Tensor, positions: Tensor) -> Tensor:
+        """Let tokens float (batch, tokens, width) look at each other; the same shape returns."""
+        if self.is_first:
+            return self.self_attn(tokens, tokens, tokens)
+        query = tokens + positions
+        return tokens + self.self_attn(query, query, tokens)
+
 
 class TwoWayTransformer(nn.Module):
     """Two layers of two-way attention and a last look of the tokens at the image."""
 
-    def __init__(self, spec: SamSpec) -> None:
-        """Build SAM's two layers."""
+    def __init__(self, spec: SamSpec, layer: type[TwoWayLayer] = TwoWayLayer) -> None:
+        """Build two layers of the kind `layer`."""
         super().__init__()
-        self.layers = nn.ModuleList(TwoWayLayer(spec, is_first=index == 0) for index in range(2))
+        self.layers = nn.ModuleList(layer(spec, is_first=index == 0) for index in range(2))
         self.final_attn_token_to_image = Attention(spec.width, spec.heads, reduction=2)
         self.norm_final_attn = nn.LayerNorm(spec.width, eps=spec.eps)
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+
 import torch
 from torch import Tensor, nn
 
 from ...runtime.errors import CheckpointError, UnknownNameError
 from ...runtime.spec import ViewSpec
-from ..checkpoint import CONFIG_FILE, Checkpoint
+from ..checkpoint import CONFIG_FILE, Checkpoint, CheckpointConfig
 from ..graph import Stage
-from ..models.beit3 import FIRST_POSITION
-from ..models.evf_sam import EVF_SAM_SPECS, SINGLE_MASK, EvfSam, EvfSamSpec
+from ..models.beit3 import BEIT3_SPECS, FIRST_POSITION
+from ..models.evf_sam import EVF_SAM_SPECS, EvfSam, EvfSamSpec
+from ..models.folding import fold
+from .evf_sam_releases import BEIT_VIEWS, OWN, SAM_VIEWS, Switches, switches_from
 
 __all__ = [
     "MASK_THRESHOLD",
@@ -20,9 +25,11 @@ __all__ = [
     "ImageStage",
     "MaskStage",
     "PromptStage",
+    "config_from_released",
     "load",
     "stages",
     "views",
+    "views_of",
 ]
 
 MINIATURE = "evf-sam-mini"
@@ -34,29 +41,48 @@ TEMPLATES = (("semantic", "[semantic] {phrase}"),)
 MASK_THRESHOLD = 0.0
 """Logit above which a pixel is inside."""
 
+RELEASED_LICENSE = "Apache-2.0"
+RELEASED_IMAGE_ENCODERS = (
+    ("huge", "visual_model.mask_decoder.output_upscaling.", "sam-h"),
+    ("large", "visual_model.sam_mask_decoder.output_upscaling.", "sam2-l"),
+    ("tiny", "visual_model.sam_mask_decoder.output_upscaling.", "sam2-t"),
+    ("small", "visual_model.mask_decoder.final_output_upscaling_layers.", "efficientsam-s"),
+    ("tiny", "visual_model.mask_decoder.final_output_upscaling_layers.", "efficientsam-ti"),
+)
+"""The config's "sam_scale", tensors that only this kind of SAM has, and what our variants call it;
+the reference has a class for each kind, and the config does not say which."""
+RELEASED_SIZES = (("base", 768, 256), ("large", 1024, 256))
+"""The config's "mm_extractor_scale", "hidden_size" and "out_dim"."""
+
 IMAGENET_MEAN_RGB = (123.675, 116.28, 103.53)
 IMAGENET_STD_RGB = (58.395, 57.12, 57.375)
 
 
-def views(spec: EvfSamSpec) -> tuple[ViewSpec, ViewSpec]:
-    """Return how a frame becomes SAM's and BEiT-3's input (EVF-SAM reference, inference)."""
+def views(spec: EvfSamSpec, switches: Switches = OWN) -> tuple[ViewSpec, ViewSpec]:
+    """Return how a frame becomes SAM's and BEiT-3's input."""
+    canvas_hw = spec.visual_model.mask_decoder.frame_hw
+    seen = SAM_VIEWS[switches.preprocess]
     sam = ViewSpec(
         name="sam",
-        size_hw=spec.image_encoder.image_hw,
-        fit="pad",
+        size_hw=spec.visual_model.image_hw,
+        fit=seen.fit,
         interpolation="bilinear",
-        is_antialiased=True,
+        is_antialiased=seen.is_antialiased,
+        rounds_to_uint8=seen.rounds_to_uint8,
         mean_rgb=IMAGENET_MEAN_RGB,
         std_rgb=IMAGENET_STD_RGB,
+        canvas_hw=canvas_hw,
     )
     beit = ViewSpec(
         name="beit",
         size_hw=spec.multimodal_encoder.image_hw,
         fit="stretch",
         interpolation="bicubic",
-        is_antialiased=spec.is_beit_view_antialiased,
+        is_antialiased=BEIT_VIEWS[switches.beit_view],
+        rounds_to_uint8=False,
         mean_rgb=(127.5, 127.5, 127.5),
         std_rgb=(127.5, 127.5, 127.5),
+        canvas_hw=canvas_hw,
     )
     return sam, beit
 
@@ -65,13 +91,13 @@ class ImageStage(nn.Module):
     """The frame in SAM's eyes, once for all phrases."""
 
     def __init__(self, network: EvfSam) -> None:
-        """Take the image encoder."""
+        """Take SAM's side."""
         super().__init__()
-        self.image_encoder = network.visual_model.image_encoder
+        self.visual_model = network.visual_model
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Map float32 (1, 3, h, w) to the image embedding float32 (1, width, rows, columns)."""
-        return self.image_encoder(image)
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Map float32 (1, 3, h, w) to what the masks are drawn from."""
+        return self.visual_model.encode(image)
 
 
 class PromptStage(nn.Module):
@@ -88,76 +114,145 @@ class PromptStage(nn.Module):
 
 
 class MaskStage(nn.Module):
-    """Both together in SAM's mask decoder, its positions folded into constants."""
+    """Both together in SAM's mask decoder."""
 
     def __init__(self, network: EvfSam) -> None:
-        """Take the mask decoder and work out the constants of the prompt encoder."""
+        """Take SAM's side."""
         super().__init__()
-        self.mask_decoder = network.visual_model.mask_decoder
-        with torch.no_grad():
-            positions = network.visual_model.prompt_encoder.dense_positions()
-            no_mask = network.visual_model.prompt_encoder.no_mask()
-        self.register_buffer("positions", positions)
-        self.register_buffer("no_mask", no_mask.clone())
+        self.visual_model = network.visual_model
 
-    def forward(self, image_embedding: Tensor, prompt_embedding: Tensor) -> tuple[Tensor, Tensor]:
-        """Map both embeddings to logits float32 (phrases, 1, h, w) and IoU float32 (phrases, 1)."""
-        return self.mask_decoder(
-            image_embedding, self.positions, prompt_embedding, self.no_mask, SINGLE_MASK
-        )
+    def forward(self, prompt_embedding: Tensor, *features: Tensor) -> tuple[Tensor, Tensor]:
+        """Map both to logits float32 (phrases, 1, h, w) and IoU float32 (phrases, 1)."""
+        return self.visual_model.decode(features, prompt_embedding)
 
 
 def stages(network: EvfSam) -> tuple[Stage, ...]:
-    """Return the three graphs of EVF-SAM in the order they run."""
-    spec = network.spec
-    beit = spec.multimodal_encoder
-    width, (rows, columns) = spec.mask_decoder.width, spec.mask_decoder.grid_hw
-    words = torch.full((2, 8), 4)
+    """Return the three graphs of EVF-SAM in the order they run.
+
+    What follows from the weights alone is folded, so they must not change any more.
+    """
+    fold(network)
+    visual, beit = network.spec.visual_model, network.spec.multimodal_encoder
+    image_stage, names = ImageStage(network), network.visual_model.feature_names
+    image = torch.zeros(1, 3, *visual.image_hw)
+    prompts = torch.zeros(2, 1, visual.mask_decoder.width)
+    features = map(torch.zeros_like, _shaped_like(image_stage, image))
     return (
         Stage(
             name="image",
-            module=ImageStage(network),
-            examples={"image": torch.zeros(1, 3, *spec.image_encoder.image_hw)},
-            outputs=("image_embedding",),
+            module=image_stage,
+            examples={"image": image},
+            outputs=names,
             varying={},
         ),
         Stage(
             name="prompt",
             module=PromptStage(network),
-            examples={"image": torch.zeros(1, 3, *beit.image_hw), "token_ids": words},
+            examples={
+                "image": torch.zeros(1, 3, *beit.image_hw), "token_ids": torch.full((2, 8), 4),
+            },
             outputs=("prompt_embedding",),
             varying={"token_ids": {0: "phrases", 1: "tokens"}},
         ),
         Stage(
             name="mask",
             module=MaskStage(network),
-            examples={
-                "image_embedding": torch.zeros(1, width, rows, columns),
-                "prompt_embedding": torch.zeros(2, 1, width),
-            },
+            examples={"prompt_embedding": prompts, **dict(zip(names, features, strict=True))},
             outputs=("logits", "iou"),
             varying={"prompt_embedding": {0: "phrases"}},
         ),
-    )
+    )  # fmt: skip
 
 
-def load(checkpoint: Checkpoint) -> EvfSam:
+def _shaped_like(module: nn.Module, image: Tensor) -> tuple[Tensor, ...]:
+    """Return empty tensors of the shapes that `module` makes of `image`, without working it out."""
+    tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    nowhere = {name: tensor.to("meta") for name, tensor in tensors.items()}
+    shapes = torch.func.functional_call(module, nowhere, (image.to("meta"),))
+    return tuple(torch.empty(each.shape) for each in shapes)
+
+
+def load(checkpoint: Checkpoint, overrides: Mapping[str, str] = MappingProxyType({})) -> EvfSam:
     """Build the checkpoint's network and fill it.
 
+    Args:
+        checkpoint: What to load.
+        overrides: Values of `Switches` by name, instead of those that belong to the checkpoint.
+
     Raises:
-        CheckpointError: The weights or the longest phrase do not fit.
-        UnknownNameError: The config names no known variant.
+        CheckpointError: The weights, the vocabulary or the longest phrase do not fit.
+        UnknownNameError: The config names no known variant, or the network has no such mask.
     """
+    config, spec = checkpoint.config, _spec(checkpoint)
+    longest = spec.multimodal_encoder.max_positions - FIRST_POSITION
+    if not 2 < config.max_tokens <= longest:
+        raise CheckpointError(
+            f"max_tokens of evf-sam {config.variant} must be from 3 to {longest}; got "
+            f"{config.max_tokens}; correct {checkpoint.folder / CONFIG_FILE}"
+        )
+    checkpoint.check_vocabulary(spec.multimodal_encoder.vocabulary)
+    mask = switches_from(checkpoint.name, config.variant, overrides).mask_choice
+    with torch.device("meta"):
+        network = EvfSam(spec)
+    if mask not in network.visual_model.mask_choices:
+        raise UnknownNameError(
+            f"mask_choice of evf-sam {config.variant}", mask, network.visual_model.mask_choices
+        )
+    network.visual_model.mask_choice = mask
+    checkpoint.load_into(network)
+    return network.eval()
+
+
+def views_of(
+    checkpoint: Checkpoint, overrides: Mapping[str, str] = MappingProxyType({})
+) -> tuple[ViewSpec, ViewSpec]:
+    """Return `views` as the checkpoint's own code has them; arguments and errors as in `load`."""
+    switches = switches_from(checkpoint.name, checkpoint.config.variant, overrides)
+    return views(_spec(checkpoint), switches)
+
+
+def _spec(checkpoint: Checkpoint) -> EvfSamSpec:
     variant = checkpoint.config.variant
     if variant not in EVF_SAM_SPECS:
         raise UnknownNameError("variant of evf-sam", variant, EVF_SAM_SPECS)
-    spec = EVF_SAM_SPECS[variant]
-    longest = spec.multimodal_encoder.max_positions - FIRST_POSITION
-    if not 2 < checkpoint.config.max_tokens <= longest:
+    return EVF_SAM_SPECS[variant]
+
+
+def config_from_released(
+    released: Mapping[str, object], tensor_names: Iterable[str]
+) -> CheckpointConfig:
+    """Translate the config.json that EVF-SAM's authors released (its reference's `EvfConfig`).
+
+    Args:
+        released: Content of the file; values that equal the reference's defaults may be left out.
+        tensor_names: Names of the stored weights, which tell one kind of SAM from another.
+
+    Raises:
+        CheckpointError: It describes no EVF-SAM that was released.
+    """
+    names, scale = list(tensor_names), released.get("sam_scale")
+    encoders = [
+        encoder
+        for its_scale, mark, encoder in RELEASED_IMAGE_ENCODERS
+        if its_scale == scale and any(mark in name for name in names)
+    ]
+    if not encoders:
         raise CheckpointError(
-            f"max_tokens of evf-sam {variant} must be from 3 to {longest}; got "
-            f"{checkpoint.config.max_tokens}; correct {checkpoint.folder / CONFIG_FILE}"
+            '"sam_scale" of a released evf-sam must be huge with SAM\'s weights, large or tiny '
+            f"with SAM-2's, small or tiny with EfficientSAM's; got {scale!r} with others; take "
+            f"weights and {CONFIG_FILE} of one release"
         )
-    network = EvfSam(spec)
-    checkpoint.load_into(network)
-    return network.eval()
+    words = released.get("mm_extractor_scale")
+    sizes = words, released.get("hidden_size", 768), released.get("out_dim", 256)
+    if sizes not in RELEASED_SIZES:
+        raise CheckpointError(
+            '"mm_extractor_scale", "hidden_size" and "out_dim" of a released evf-sam must be '
+            f"{' or '.join(map(str, RELEASED_SIZES))}; got {sizes}; take the {CONFIG_FILE} that "
+            "was released with the weights"
+        )
+    return CheckpointConfig(
+        system="evf-sam",
+        variant=f"{encoders[0]}-beit3-{words}",
+        max_tokens=BEIT3_SPECS[str(words)].max_positions - FIRST_POSITION,
+        license=RELEASED_LICENSE,
+    )

@@ -41,7 +41,9 @@ class OnnxEngine:
         if self._session is None:
             raise EngineError(f"stage {self.stage.name!r} was closed; open it again")
         try:
-            results = self._session.run(self._outputs, dict(inputs))
+            # What an engine of another backend left on its device comes to the host here.
+            arrays = {name: np.asarray(array) for name, array in inputs.items()}
+            results = self._session.run(self._outputs, arrays)
         except Exception as error:
             raise EngineError(
                 f"stage {self.stage.name!r} failed in ONNX Runtime: {error}"

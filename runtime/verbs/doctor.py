@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from .. import machine
+from ..engine_cache import TARGETS
 from ..options import add_json
 from ..table import table
 
@@ -30,6 +31,7 @@ _LOADED = {
 """Libraries of the runtime and the extras that bring them; they are loaded, as a run would."""
 
 _LOOKED_UP = {
+    "cuda-bindings": "rtx",
     "torch": "export",
     "onnx": "export",
     "onnxscript": "export",
@@ -37,7 +39,7 @@ _LOOKED_UP = {
     "accelerate": "train",
     "tqdm": "train",
 }
-"""Distributions that only exporting and training need; loading them would take seconds."""
+"""Distributions that a plain run on the CPU does without; loading them would take seconds."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,6 +55,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _findings() -> dict[str, Any]:
+    libraries = [
+        *(_loaded(name, extra) for name, extra in _LOADED.items()),
+        *(_looked_up(name, extra) for name, extra in _LOOKED_UP.items()),
+    ]
+    devices = machine.cuda_devices()
     return {
         "saymask": version("saymask"),
         "python": platform.python_version(),
@@ -62,12 +69,30 @@ def _findings() -> dict[str, Any]:
         "features": machine.processor_features(),
         "memory_bytes": machine.memory_bytes(),
         "jetson": machine.jetson_release(),
-        "cuda_devices": [asdict(device) for device in machine.cuda_devices()],
+        "cuda_devices": [asdict(device) for device in devices],
         "onnxruntime_providers": _providers(),
-        "libraries": [
-            *(_loaded(name, extra) for name, extra in _LOADED.items()),
-            *(_looked_up(name, extra) for name, extra in _LOOKED_UP.items()),
-        ],
+        "engines": [_engines(target, libraries, bool(devices)) for target in TARGETS],
+        "libraries": libraries,
+    }
+
+
+def _engines(target: str, libraries: list[dict[str, Any]], has_gpu: bool) -> dict[str, Any]:
+    """Say what keeps a target's engines from being compiled and from running here."""
+    rows = {row["name"]: row for row in libraries}
+    lacks = {name: _advice(row) for name, row in rows.items() if not row["version"]}
+    if "cuda-bindings" in lacks:
+        lacks["cuda-bindings"] = f"pip install 'saymask[{target}]'"
+    if not has_gpu:
+        lacks["a CUDA device"] = "go where there is one"
+    library = TARGETS[target]
+    to_compile = {library, "onnx"} | ({"a CUDA device"} if target == "tensorrt" else set())
+    to_run = {library, "cuda-bindings", "a CUDA device"}
+    return {
+        "target": target,
+        "library": library,
+        "version": rows[library]["version"],
+        "lacks_to_compile": {name: cure for name, cure in lacks.items() if name in to_compile},
+        "lacks_to_run": {name: cure for name, cure in lacks.items() if name in to_run},
     }
 
 
@@ -112,6 +137,7 @@ def _report(findings: dict[str, Any]) -> str:
         ("jetson", findings["jetson"] or "no"),
         ("cuda", ", ".join(gpus) or "no device"),
         ("onnxruntime", ", ".join(findings["onnxruntime_providers"]) or "no provider"),
+        *((row["library"], _ability(row)) for row in findings["engines"]),
     ]
     width = max(len(name) for name, _ in facts)
     rows = [(row["name"], row["version"], _advice(row)) for row in findings["libraries"]]
@@ -122,6 +148,21 @@ def _report(findings: dict[str, Any]) -> str:
 def _present(features: dict[str, bool]) -> str:
     names = [name for name, is_there in features.items() if is_there]
     return ", ".join(f"{name} ({machine.FEATURES[name]})" for name in names) or "no 8-bit products"
+
+
+def _ability(row: dict[str, Any]) -> str:
+    if not row["version"]:
+        return f"no; {row['lacks_to_compile'][row['library']]}"
+    doings = {"compile": row["lacks_to_compile"], "run": row["lacks_to_run"]}
+    said = [
+        f"cannot {doing}: lacks {_cures(lacks)}" if lacks else f"can {doing}"
+        for doing, lacks in doings.items()
+    ]
+    return f"{row['version']}, {'; '.join(said)}"
+
+
+def _cures(lacks: dict[str, str]) -> str:
+    return ", ".join(f"{name} ({cure})" for name, cure in lacks.items())
 
 
 def _advice(row: dict[str, Any]) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from ..bundle import Bundle
+from ..engine_cache import EngineReport, LayerCount, graph_sha256, read_reports
 from ..options import add_bundle, add_json
 from ..shelf import find_bundle
 from ..spec import Manifest, TensorSpec
@@ -26,11 +27,20 @@ def run(args: argparse.Namespace) -> int:
     """Print the manifest and the files' sizes, after every file's hash was found right."""
     bundle = Bundle.read(find_bundle(args.bundle))
     sizes_bytes = {name: (bundle.folder / name).stat().st_size for name, _ in bundle.manifest.files}
+    reports = tuple(report for _, report in read_reports(bundle.folder))
     if args.json:
-        whole = {"folder": str(bundle.folder), **asdict(bundle.manifest)}
-        print(json.dumps({**whole, "sizes_bytes": sizes_bytes}, indent=2, ensure_ascii=False))
+        whole = {
+            "folder": str(bundle.folder),
+            **asdict(bundle.manifest),
+            "sizes_bytes": sizes_bytes,
+            "engines": [
+                {**asdict(report), "is_stale": _is_stale(bundle, report)} for report in reports
+            ],
+        }
+        print(json.dumps(whole, indent=2, ensure_ascii=False))
     else:
-        print("\n\n".join(_sections(bundle, sizes_bytes)))
+        sections = [*_sections(bundle, sizes_bytes), _engines(bundle, reports)]
+        print("\n\n".join(sections))
     return 0
 
 
@@ -121,6 +131,37 @@ def _latency(manifest: Manifest) -> str:
 def _files(manifest: Manifest, sizes_bytes: dict[str, int]) -> str:
     rows = [(name, _mib(sizes_bytes[name]), sha256) for name, sha256 in manifest.files]
     return table(("file", "MiB", "SHA-256"), rows)
+
+
+def _engines(bundle: Bundle, reports: Sequence[EngineReport]) -> str:
+    if not reports:
+        return f"engines: none; compile them with: saymask build {bundle.folder} --target rtx"
+    parts = []
+    for report in reports:
+        key, sm = report.key, ", ".join(map(str, report.key.sm))
+        parts.append(
+            f"engine {report.stage} of {key.library} {key.version} for sm {sm}, CUDA {key.cuda}, "
+            f"{key.os}: {_mib(report.engine_bytes)} MiB, {report.precision} was asked for"
+            + ("; stale: build it again" if _is_stale(bundle, report) else "")
+        )
+        sides = (("asked", report.asked), ("built", report.built))
+        rows = [row for name, counts in sides for row in _layers(name, counts)]
+        parts.append(table(("", "precision", "layers"), rows))
+    return "\n".join(parts)
+
+
+def _layers(side: str, counts: Sequence[LayerCount]) -> list[tuple[str, str, str]]:
+    """Sum up one side, a row for each precision."""
+    found: dict[str, list[str]] = {}
+    for row in counts:
+        found.setdefault(row.precision, []).append(f"{row.count} {row.kind}")
+    return [(side, precision, ", ".join(found[precision])) for precision in sorted(found)]
+
+
+def _is_stale(bundle: Bundle, report: EngineReport) -> bool:
+    graphs = {stage.name: bundle.folder / stage.file for stage in bundle.manifest.stages}
+    graph = graphs.get(report.stage)
+    return graph is None or graph_sha256(graph) != report.graph_sha256
 
 
 def _mib(count_bytes: int) -> str:

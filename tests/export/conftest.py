@@ -17,7 +17,10 @@ import torch
 
 from saymask.export import pipeline
 from saymask.export.checkpoint import CheckpointConfig, write_checkpoint
+from saymask.export.models.efficientvit import EFFICIENTVIT_SPECS
 from saymask.export.models.evf_sam import EVF_SAM_SPECS, EvfSam, EvfSamSpec
+from saymask.export.models.sam import SamSpec
+from saymask.export.models.sam_visual import SamVisualSpec
 from saymask.runtime.bundle import Bundle
 from saymask.runtime.cli import main
 from saymask.train import samples
@@ -27,19 +30,25 @@ PICTURES = 3
 ROWS = 64
 MINI = EVF_SAM_SPECS["mini"]
 TINY = EvfSamSpec(
-    image_encoder=replace(
-        MINI.image_encoder,
-        image_hw=(48, 64),
-        grid_hw=(12, 16),
-        widths=(8, 16, 32),
-        depths=(0, 0, 1),
-        blocks=("res", "fmb", "att5"),
-        expansions=(1, 2, 2),
-        keeps_last_norm_only=(False, False, True),
-        head_width=16,
-        neck_width=16,
-        neck_depth=1,
-        out_width=32,
+    visual_model=SamVisualSpec(
+        image_encoder=replace(
+            EFFICIENTVIT_SPECS["mini"],
+            image_hw=(48, 64),
+            grid_hw=(12, 16),
+            widths=(8, 16, 32),
+            depths=(0, 0, 1),
+            blocks=("res", "fmb", "att5"),
+            expansions=(1, 2, 2),
+            keeps_last_norm_only=(False, False, True),
+            head_width=16,
+            neck_width=16,
+            neck_depth=1,
+            out_width=32,
+        ),
+        mask_decoder=SamSpec(
+            width=32, heads=2, mlp_width=32, grid_hw=(12, 16), frame_hw=(48, 64), eps=1e-6
+        ),
+        mask_choice="single",
     ),
     multimodal_encoder=replace(
         MINI.multimodal_encoder,
@@ -50,10 +59,6 @@ TINY = EvfSamSpec(
         image_hw=(16, 24),
         vocabulary=ROWS,
     ),
-    mask_decoder=replace(
-        MINI.mask_decoder, width=32, heads=2, mlp_width=32, grid_hw=(12, 16), frame_hw=(48, 64)
-    ),
-    is_beit_view_antialiased=True,
 )
 KILLED = """
 import os, signal, sys

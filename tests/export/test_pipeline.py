@@ -159,8 +159,8 @@ def test_the_masks_are_those_of_the_network(fp32_bundle, network, tiny_checkpoin
     beit_view, _ = fit(sample.frame, beit)
     tokenizer = XlmRoberta(tiny_checkpoint / "sentencepiece.model", 48)
     token_ids = torch.from_numpy(tokenizer.batch(sample.texts))
-    embedding = network.visual_model.image_encoder(torch.from_numpy(sam_view))
-    logits = network(embedding, torch.from_numpy(beit_view), token_ids)
+    features = network.visual_model.encode(torch.from_numpy(sam_view))
+    logits = network(features, torch.from_numpy(beit_view), token_ids)
     expected, _ = back(logits[:, 0].numpy(), placement, threshold=0.0)
     found = Segmenter.open(fp32_bundle.folder, device="cpu").segment(sample.frame, sample.texts)
     assert 0.02 < expected.mean() < 0.98

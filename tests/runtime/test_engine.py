@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 import pytest
 
@@ -25,7 +27,7 @@ def test_several_engines_share_the_device(bundle):
 
 
 def test_unknown_names(bundle):
-    with pytest.raises(UnknownNameError, match="backend must be one of onnxruntime; got 'abacus'"):
+    with pytest.raises(UnknownNameError, match="backend must be one of onnx.*_rtx; got 'abacus'"):
         open_engine(bundle, "image", backend="abacus")
     with pytest.raises(BundleError, match="named 'video'"):
         open_engine(bundle, "video")
@@ -61,3 +63,29 @@ def test_any_extent_on_a_named_axis(bundle):
 def test_inputs_that_do_not_fit(bundle, inputs, message):
     with pytest.raises(EngineError, match=f"stage 'prompt' .*{message}"):
         check_inputs(bundle.stage("prompt"), inputs)
+
+
+@pytest.mark.parametrize(("machine", "level"), [("gpu", "WARNING"), ("no_gpu", "INFO")])
+def test_engines_that_do_not_fit_leave_the_graph_to_onnxruntime(
+    engine_bundle, caplog, request, machine, level
+):
+    request.getfixturevalue(machine)
+    bundle = Bundle.read(engine_bundle(sm=(87,)))
+    with caplog.at_level(logging.INFO, "saymask"):
+        assert open_engine(bundle, "image", threads=1).device
+    assert caplog.records[0].levelname == level
+    assert "stage image takes ONNX Runtime: " in caplog.records[0].getMessage()
+
+
+def test_the_cpu_takes_no_engine(engine_bundle, caplog):
+    with caplog.at_level(logging.INFO, "saymask"):
+        assert open_engine(Bundle.read(engine_bundle()), "image", device="cpu").device == "cpu"
+    assert not caplog.records
+
+
+def test_a_damaged_cache_of_engines_leaves_the_graph_to_onnxruntime(engine_bundle, caplog):
+    folder = engine_bundle()
+    next(folder.glob("engines/*/image.json")).write_text("{")
+    with caplog.at_level(logging.INFO, "saymask"):
+        assert open_engine(Bundle.read(folder), "image", threads=1).device
+    assert "image.json must be the report of an engine" in caplog.records[0].getMessage()

@@ -19,11 +19,13 @@ SAM = ViewSpec(
     fit="pad",
     interpolation="bilinear",
     is_antialiased=True,
+    rounds_to_uint8=False,
     mean_rgb=(123.675, 116.28, 103.53),
     std_rgb=(58.395, 57.12, 57.375),
+    canvas_hw=(64, 64),
 )
 BEIT = replace(SAM, name="beit", fit="stretch", interpolation="bicubic", is_antialiased=False)
-WIDE = replace(SAM, size_hw=(48, 96))
+WIDE = replace(SAM, size_hw=(48, 96), canvas_hw=(48, 96))
 FRAME = np.random.default_rng(0).integers(0, 256, (47, 91, 3), np.uint8)
 
 
@@ -36,15 +38,29 @@ def _with_torch(view: ViewSpec, size_hw: tuple[int, int]) -> np.ndarray:
 
 def test_pad_scales_the_longest_side():
     image, placement = fit(FRAME, SAM)
-    assert (placement.frame_hw, placement.fitted_hw) == ((47, 91), (33, 64))
+    assert placement.frame_hw == (47, 91)
     np.testing.assert_allclose(image[:, :, :33], _with_torch(SAM, (33, 64)), atol=1e-5)
     assert not image[:, :, 33:].any()
 
 
 def test_stretch_fills_the_view():
-    image, placement = fit(FRAME, BEIT)
-    assert placement.fitted_hw == (64, 64)
+    image, _ = fit(FRAME, BEIT)
     np.testing.assert_allclose(image, _with_torch(BEIT, (64, 64)), atol=1e-5)
+
+
+def test_fill_keeps_the_aspect_first():
+    image, _ = fit(FRAME, replace(SAM, fit="fill"))
+    scaled = torch.from_numpy(fit(FRAME, SAM)[0])[:, :, :33].double()
+    expected = interpolate(scaled, (64, 64), mode="bilinear").numpy()
+    np.testing.assert_allclose(image, expected, atol=1e-5)
+
+
+def test_rounded_views_hold_whole_steps():
+    view = replace(SAM, rounds_to_uint8=True, mean_rgb=(0, 0, 0), std_rgb=(1, 1, 1))
+    image, _ = fit(FRAME, view)
+    np.testing.assert_array_equal(image, image.round())
+    smooth, _ = fit(FRAME, replace(view, rounds_to_uint8=False))
+    assert np.abs(image - smooth).max() < 1.01
 
 
 @pytest.mark.parametrize("frame_hw", [(1, 1), (1, 5000), (5000, 1)])
@@ -56,7 +72,18 @@ def test_extreme_frames_keep_a_pixel(frame_hw):
     assert masks.all()
 
 
-@pytest.mark.parametrize("view", [SAM, BEIT, WIDE, replace(WIDE, fit="stretch")])
+@pytest.mark.parametrize(
+    "view",
+    [
+        SAM,
+        BEIT,
+        WIDE,
+        replace(WIDE, fit="stretch"),
+        replace(WIDE, fit="fill"),
+        replace(SAM, canvas_hw=(128, 128)),
+        replace(BEIT, canvas_hw=(1, 1)),
+    ],
+)
 def test_back_finds_the_square_again(view):
     frame = np.zeros((120, 200, 3), np.uint8)
     frame[30:70, 50:150] = 255
@@ -90,7 +117,7 @@ def test_bad_frames(frame, got):
 
 
 def test_unknown_names_are_listed():
-    with pytest.raises(UnknownNameError, match="fit must be one of pad, stretch; got 'crop'"):
+    with pytest.raises(UnknownNameError, match="one of fill, pad, stretch; got 'crop'"):
         fit(FRAME, replace(SAM, fit="crop"))
     with pytest.raises(UnknownNameError, match="one of bicubic, bilinear; got 'lanczos'"):
         fit(FRAME, replace(SAM, interpolation="lanczos"))

@@ -59,6 +59,21 @@ def test_unknown_pieces_are_three(folder, pieces):
     assert ids.tolist() == [[0, pieces.piece_to_id("\u2581") + 1, 3, 2]]
 
 
+@pytest.mark.parametrize("gap", ["", " ", "  "])
+def test_marks_that_a_text_spells_out_are_marks(folder, pieces, gap):
+    (mug,), (red,) = ([[piece + 1 for piece in pieces.encode(word)]] for word in ("mug", "red"))
+    marks = {"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3, "<mask>": pieces.get_piece_size() + 1}
+    for mark, own in marks.items():
+        ids = open_tokenizer(folder, SPEC).batch([f"red{gap}{mark}{gap}mug"])
+        assert ids.tolist() == [[0, *red, own, *mug, 2]]
+
+
+def test_case_and_unfinished_marks_are_plain_text(folder, pieces):
+    for text in ("RED", "<S>", "< s >", "<mask"):
+        plain = [3 if piece == pieces.unk_id() else piece + 1 for piece in pieces.encode(text)]
+        assert open_tokenizer(folder, SPEC).batch([text]).tolist() == [[0, *plain, 2]]
+
+
 def test_shorter_texts_are_padded_with_ones(folder):
     tokenizer = open_tokenizer(folder, SPEC)
     both = tokenizer.batch(["mug", "the red mug"])

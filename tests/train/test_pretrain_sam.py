@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from saymask.export.models.evf_sam import EVF_SAM_SPECS, VisualModel
+from saymask.export.models.evf_sam import EVF_SAM_SPECS
+from saymask.export.models.sam_visual import SamVisualModel
 from saymask.train.cache import COLOR_CLASSES, PART_CLASSES
 from saymask.train.losses import mask_bce, mask_dice, mask_iou
 from saymask.train.pretrain_sam import (
@@ -16,7 +17,7 @@ from saymask.train.pretrain_sam import (
     draw_prompts,
 )
 
-SPEC = EVF_SAM_SPECS["mini"]
+SPEC = EVF_SAM_SPECS["mini"].visual_model
 GRID_HW = SPEC.mask_decoder.grid_hw
 
 
@@ -95,13 +96,13 @@ def test_the_same_seed_draws_the_same_prompts_from_the_first_scenes(cache, mini_
 
 def test_the_loss_is_masks_quality_and_names(cache, mini_views):
     torch.manual_seed(0)
-    phase = SamPretraining(VisualModel(SPEC), SPEC.mask_decoder.width).eval()
+    phase = SamPretraining(SamVisualModel(SPEC), SPEC.mask_decoder.width).eval()
     batch = drawn(cache, mini_views, images=2, prompts=3)
     with torch.no_grad():
         loss, figures = phase(**batch)
         embedding = phase.visual_model.image_encoder(batch["image"])
         sparse = phase.visual_model.prompt_encoder.points(batch["points_xy"], batch["labels"])
-        low, iou = phase.visual_model.decode(embedding[[0, 0, 0, 1, 1, 1]], sparse)
+        low, iou = phase.visual_model.decode((embedding[[0, 0, 0, 1, 1, 1]],), sparse)
         logits = torch.nn.functional.interpolate(low, (120, 160), mode="bilinear")[:, 0]
         parts, colors = phase.part_head(embedding), phase.color_head(embedding)
     truth = batch["truth"]

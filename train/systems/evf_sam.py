@@ -20,6 +20,7 @@ from torch.nn import functional
 from ...export.checkpoint import VOCABULARY_FILE, CheckpointConfig, write_checkpoint
 from ...export.models.beit3 import FIRST_POSITION, BEiT3
 from ...export.models.evf_sam import EVF_SAM_SPECS, EvfSam
+from ...export.models.sam_visual import SamVisualModel, SamVisualSpec
 from ...export.systems.evf_sam import views
 from ...runtime.errors import UnknownNameError
 from ...runtime.spec import ViewSpec
@@ -36,6 +37,10 @@ from ..vocabulary import learn_sentencepiece
 
 GROUNDING_WEIGHT = 0.3
 """Weight of BEiT-3's own losses while the whole learns; zero in EVF-SAM."""
+TRAINABLE = tuple(
+    name for name, spec in EVF_SAM_SPECS.items() if isinstance(spec.visual_model, SamVisualSpec)
+)
+"""Variants whose SAM can be trained from nothing, on points and boxes."""
 MAX_TOKENS = 24
 """Longest training phrase in tokens; all are padded to it, so that one compiled graph fits all."""
 
@@ -87,8 +92,8 @@ def train(recipe: EvfSamRecipe, folder: Path) -> Path:
         SaymaskError: See `loop.fit`.
         UnknownNameError: No such variant.
     """
-    if recipe.variant not in EVF_SAM_SPECS:
-        raise UnknownNameError("variant of evf-sam", recipe.variant, EVF_SAM_SPECS)
+    if recipe.variant not in TRAINABLE:
+        raise UnknownNameError("variant of evf-sam", recipe.variant, TRAINABLE)
     torch.manual_seed(recipe.sam.seed)
     network = EvfSam(EVF_SAM_SPECS[recipe.variant])
     cache = open_cache(folder / "scenes", recipe.scenes, views(network.spec))
@@ -100,8 +105,8 @@ def train(recipe: EvfSamRecipe, folder: Path) -> Path:
         unfinished.replace(vocabulary)
     ids = tokenize(XlmRoberta(vocabulary, MAX_TOKENS), cache)
     train_sam(recipe, network, cache, folder / "sam")
-    train_beit3(recipe, network, cache, ids, folder / "beit3")
-    train_joint(recipe, network, cache, ids, folder / "joint")
+    grounding = train_beit3(recipe, network, cache, ids, folder / "beit3")
+    train_joint(recipe, network, grounding, cache, ids, folder / "joint")
     spec = network.spec.multimodal_encoder
     config = CheckpointConfig(
         system="evf-sam",
@@ -140,15 +145,15 @@ def recipe(scale: float) -> EvfSamRecipe:
 class EvfSamTraining(nn.Module):
     """The whole network on frames whose image embeddings are known."""
 
-    def __init__(self, network: EvfSam, *, is_compiled: bool) -> None:
-        """Freeze what EVF-SAM freezes."""
+    def __init__(self, network: EvfSam, grounding: Grounding, *, is_compiled: bool) -> None:
+        """Freeze what EVF-SAM freezes; `grounding` holds the network's BEiT-3 and its heads."""
         super().__init__()
         self.network = network
-        visual_model = network.visual_model
+        visual_model = _sam(network)
         visual_model.requires_grad_(False)
         visual_model.mask_decoder.requires_grad_(True)
         visual_model.prompt_encoder.no_mask_embed.requires_grad_(True)
-        self.grounding = Grounding(_beit3(network), is_compiled=False)
+        self.grounding = grounding
         self._segment = torch.compile(self.segment) if is_compiled else self.segment
 
     def segment(
@@ -157,7 +162,7 @@ class EvfSamTraining(nn.Module):
         """Return the logits of `EvfSam.forward` and what `Grounding.encode` gives."""
         states, gaze = self.grounding.encode(image, token_ids)
         prompt = self.network.text_hidden_fcs[0](states[:, :1])
-        return self.network.visual_model.decode(image_embedding, prompt)[0], states, gaze
+        return self.network.visual_model.decode((image_embedding,), prompt)[0], states, gaze
 
     def forward(
         self, image_embedding: Tensor, image: Tensor, token_ids: Tensor, truth: Tensor,
@@ -190,9 +195,10 @@ class EvfSamTraining(nn.Module):
 def train_sam(recipe: EvfSamRecipe, network: EvfSam, cache: SceneCache, folder: Path) -> None:
     """Train SAM's half of `network` on points and boxes; state and log go to `folder`."""
     spec = network.spec
-    phase = SamPretraining(network.visual_model, spec.mask_decoder.width)
+    decoder = spec.visual_model.mask_decoder
+    phase = SamPretraining(_sam(network), decoder.width)
     # torch leaves this overload out of its stubs.
-    network.visual_model.image_encoder.to(memory_format=torch.channels_last)  # pyright: ignore
+    _sam(network).image_encoder.to(memory_format=torch.channels_last)  # pyright: ignore
     draw = partial(
         draw_prompts,
         cache,
@@ -200,16 +206,24 @@ def train_sam(recipe: EvfSamRecipe, network: EvfSam, cache: SceneCache, folder: 
         scenes=recipe.sam_scenes,
         images=recipe.sam_images,
         prompts=recipe.sam_prompts,
-        grid_hw=spec.mask_decoder.grid_hw,
+        grid_hw=decoder.grid_hw,
     )
     fit(phase, draw, recipe.sam, folder)
 
 
+def _sam(network: EvfSam) -> SamVisualModel:
+    return cast(SamVisualModel, network.visual_model)
+
+
 def train_beit3(
     recipe: EvfSamRecipe, network: EvfSam, cache: SceneCache, ids: np.ndarray, folder: Path
-) -> None:
-    """Train BEiT-3's half of `network` on words and places; `ids` are what `tokenize` gave."""
-    beit3 = _beit3(network)
+) -> Grounding:
+    """Train BEiT-3's half of `network` on words and places; `ids` are what `tokenize` gave.
+
+    Returns:
+        That half with the heads that it learned with.
+    """
+    beit3 = cast(BEiT3, network.mm_extractor["beit3"])
     start_positions(beit3)
     phase = Grounding(beit3, is_compiled=recipe.is_compiled)
 
@@ -219,19 +233,17 @@ def train_beit3(
         return grounding_batch(cache, view, ids, chosen, grid_hw=beit3.spec.grid_hw)
 
     fit(phase, draw, recipe.beit3, folder)
-
-
-def _beit3(network: EvfSam) -> BEiT3:
-    return cast(BEiT3, network.mm_extractor["beit3"])
+    return phase
 
 
 def train_joint(
-    recipe: EvfSamRecipe, network: EvfSam, cache: SceneCache, ids: np.ndarray, folder: Path
-) -> None:
-    """Train the whole `network` with EVF-SAM's loss; `ids` are what `tokenize` gave."""
+    recipe: EvfSamRecipe, network: EvfSam, grounding: Grounding, cache: SceneCache,
+    ids: np.ndarray, folder: Path,
+) -> None:  # fmt: skip
+    """Train the whole `network` with EVF-SAM's loss; arguments are what came before gave."""
     sam_view, beit_view = views(network.spec)
     embeddings = embed_scenes(network, cache, sam_view, folder / "image_embeddings.npy")
-    grid_hw = _beit3(network).spec.grid_hw
+    grid_hw = network.spec.multimodal_encoder.grid_hw
 
     def draw(rng: np.random.Generator) -> dict[str, Tensor]:
         chosen = draw_phrases(cache.phrases, rng, mix=recipe.mix, count=recipe.joint_phrases)
@@ -241,7 +253,8 @@ def train_joint(
             "truth": torch.from_numpy(cache.phrase_masks(chosen)),
         }
 
-    fit(EvfSamTraining(network, is_compiled=recipe.is_compiled), draw, recipe.joint, folder)
+    phase = EvfSamTraining(network, grounding, is_compiled=recipe.is_compiled)
+    fit(phase, draw, recipe.joint, folder)
 
 
 @torch.inference_mode()
@@ -259,12 +272,12 @@ def embed_scenes(network: EvfSam, cache: SceneCache, view: ViewSpec, path: Path)
     """
     if path.exists():
         return np.load(path, mmap_mode="r")
-    spec = network.spec.mask_decoder
+    spec = network.spec.visual_model.mask_decoder
     shape = (len(cache), spec.width, *spec.grid_hw)
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".partial")
     array = np.lib.format.open_memmap(unfinished, mode="w+", dtype=np.float16, shape=shape)
-    encoder = network.visual_model.image_encoder.eval()
+    encoder = _sam(network).image_encoder.eval()
     device = next(encoder.parameters()).device
     for first in range(0, len(cache), 64):
         batch = normalized(cache.views[view.name][first : first + 64], view)

@@ -10,8 +10,9 @@ from saymask.export.models.efficientvit import (
     EfficientViTSamImageEncoder,
     LiteMLA,
 )
-from saymask.export.models.evf_sam import EVF_SAM_SPECS, VisualModel
+from saymask.export.models.evf_sam import EVF_SAM_SPECS
 from saymask.export.models.sam import LayerNorm2d
+from saymask.export.models.sam_visual import SamVisualModel
 
 OFFICIAL = {
     "l0": (30_728_224, 34_792_784, 409, 108),
@@ -42,11 +43,8 @@ def attention() -> LiteMLA:
 
 @pytest.mark.parametrize("size", OFFICIAL)
 def test_official_sizes(size):
-    spec = replace(
-        EVF_SAM_SPECS["efficientvit-l0-beit3-base"], image_encoder=EFFICIENTVIT_SPECS[size]
-    )
     with torch.device("meta"):
-        network = VisualModel(spec)
+        network = SamVisualModel(EVF_SAM_SPECS[f"efficientvit-{size}-beit3-base"].visual_model)
     encoder, total, tensors, buffers = OFFICIAL[size]
     assert sum(each.numel() for each in network.image_encoder.parameters()) == encoder
     assert sum(each.numel() for each in network.parameters()) == total

@@ -8,6 +8,7 @@ from saymask.export.checkpoint import open_checkpoint
 from saymask.export.models.evf_sam import EVF_SAM_SPECS
 from saymask.export.systems import SYSTEMS, evf_sam, system_module
 from saymask.export.systems.evf_sam import load, stages, views
+from saymask.export.systems.evf_sam_releases import RELEASES
 from saymask.runtime.errors import CheckpointError, UnknownNameError
 from saymask.runtime.tokenizer import TOKENIZERS
 
@@ -22,18 +23,34 @@ def test_it_is_in_the_table():
 
 
 def test_views_are_the_references():
-    sam, beit = views(OFFICIAL)
+    sam, beit = views(OFFICIAL, RELEASES["evf-sam"])
     assert (sam.name, sam.size_hw, sam.fit, sam.interpolation) == (
         "sam", (1024, 1024), "pad", "bilinear",
     )  # fmt: skip
     assert sam.is_antialiased
+    assert sam.rounds_to_uint8
+    assert sam.canvas_hw == (1024, 1024)
     assert (sam.mean_rgb[0], sam.std_rgb[2]) == (123.675, 57.375)
     assert (beit.name, beit.size_hw, beit.fit, beit.interpolation) == (
         "beit", (224, 224), "stretch", "bicubic",
     )  # fmt: skip
     assert not beit.is_antialiased
+    assert not beit.rounds_to_uint8
     assert beit.mean_rgb == beit.std_rgb == (127.5, 127.5, 127.5)
-    assert views(EVF_SAM_SPECS["mini"])[1].is_antialiased
+
+
+def test_encoders_of_512_pixels_answer_on_sams_canvas():
+    sam, _ = views(EVF_SAM_SPECS["efficientvit-l0-beit3-base"], RELEASES["evf-sam"])
+    assert (sam.size_hw, sam.canvas_hw) == ((512, 512), (1024, 1024))
+
+
+def test_the_miniatures_views_are_smooth():
+    sam, beit = views(EVF_SAM_SPECS["mini"])
+    assert (sam.fit, sam.size_hw, sam.canvas_hw) == ("pad", (120, 160), (120, 160))
+    assert sam.is_antialiased
+    assert beit.is_antialiased
+    assert not sam.rounds_to_uint8
+    assert not beit.rounds_to_uint8
 
 
 def test_the_semantic_tag_and_the_tokenizer_are_evf_sams():
@@ -46,7 +63,7 @@ def test_stages_run_one_after_the_other(tiny_network):
     assert [each.name for each in (first, second, third)] == ["image", "prompt", "mask"]
     assert second.varying == {"token_ids": {0: "phrases", 1: "tokens"}}
     assert third.varying == {"prompt_embedding": {0: "phrases"}}
-    assert tuple(third.examples) == first.outputs + second.outputs
+    assert set(third.examples) == {*first.outputs, *second.outputs}
 
 
 @torch.no_grad()
@@ -55,12 +72,13 @@ def test_the_three_stages_are_the_network(tiny_network):
     first, second, third = stages(tiny_network)
     sam, beit = (torch.randn_like(each.examples["image"]) for each in (first, second))
     token_ids = torch.tensor([[0, 5, 6, 2], [0, 7, 2, 1], [0, 9, 8, 2]])
-    embedding = first.module(sam)
-    logits, iou = third.module(embedding, second.module(beit, token_ids))
-    torch.testing.assert_close(logits, tiny_network(embedding, beit, token_ids))
+    features = first.module(sam)
+    assert [each.shape for each in features] == [
+        third.examples[name].shape for name in first.outputs
+    ]
+    logits, iou = third.module(second.module(beit, token_ids), *features)
+    torch.testing.assert_close(logits, tiny_network(features, beit, token_ids))
     assert iou.shape == (3, 1)
-    assert not third.module.get_buffer("positions").requires_grad
-    assert not third.module.get_buffer("no_mask").requires_grad
 
 
 def test_a_checkpoint_is_loaded_for_use(tiny_checkpoint, tiny_network):

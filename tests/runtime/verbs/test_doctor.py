@@ -45,7 +45,8 @@ def test_what_is_missing_or_broken_is_a_finding(monkeypatch, tmp_path, capsys):
     text = capsys.readouterr().out
     assert "does not load: OSError: libGL.so.1 is not there" in text
     assert "pip install 'saymask[video]'" in text
-    assert "onnxruntime  no provider" in text
+    assert "onnxruntime   no provider" in text
+    assert "tensorrt      no; does not load: No module named 'no_such_part'" in text
 
 
 def test_a_person_reads_one_line_for_each_fact(capsys):
@@ -61,6 +62,8 @@ def test_a_person_reads_one_line_for_each_fact(capsys):
         "jetson",
         "cuda",
         "onnxruntime",
+        "tensorrt_rtx",
+        "tensorrt",
     ]
     assert libraries.startswith("library")
 
@@ -73,3 +76,38 @@ def test_a_gpu_is_described(monkeypatch, capsys):
     ]
     main(["doctor"])
     assert "Orin (sm 8.7, 8.0 GiB)" in capsys.readouterr().out
+
+
+def _engines(capsys, monkeypatch, tmp_path, libraries, devices) -> tuple[dict, str]:
+    """What doctor says of both engines where exactly these libraries are installed."""
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("tensorrt", "tensorrt_rtx"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+        (tmp_path / f"{name}.py").write_text(f"__version__ = {libraries[name]!r}")
+        if libraries[name] is None:
+            monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setattr(machine, "cuda_devices", lambda: devices)
+    found = {row["library"]: row for row in _findings(capsys)["engines"]}
+    assert main(["doctor"]) == 0
+    return found, capsys.readouterr().out
+
+
+def test_what_compiles_without_a_gpu_and_runs_not(monkeypatch, tmp_path, capsys):
+    libraries = {"tensorrt": "10.3.0", "tensorrt_rtx": "1.7.1"}
+    found, text = _engines(capsys, monkeypatch, tmp_path, libraries, ())
+    assert found["tensorrt_rtx"]["lacks_to_compile"] == {}
+    assert "a CUDA device" in found["tensorrt_rtx"]["lacks_to_run"]
+    assert "a CUDA device" in found["tensorrt"]["lacks_to_compile"]
+    assert "tensorrt_rtx  1.7.1, can compile; cannot run: lacks " in text
+    assert (
+        "tensorrt      10.3.0, cannot compile: lacks a CUDA device (go where there is one)" in text
+    )
+
+
+def test_libraries_of_engines_that_are_missing(monkeypatch, tmp_path, capsys):
+    gpu = machine.CudaDevice(name="Orin", capability="8.7", memory_bytes=8 << 30)
+    libraries = {"tensorrt": None, "tensorrt_rtx": None}
+    found, text = _engines(capsys, monkeypatch, tmp_path, libraries, (gpu,))
+    assert found["tensorrt"]["lacks_to_compile"] == {"tensorrt": "pip install 'saymask[tensorrt]'"}
+    assert "tensorrt      no; pip install 'saymask[tensorrt]'" in text
+    assert "tensorrt_rtx  no; pip install 'saymask[rtx]'" in text

@@ -19,6 +19,7 @@ def test_a_person_reads_what_the_bundle_is(tiny_bundle, capsys):
         "semantic '[semantic] {phrase}'",
         "quality: not measured",
         "latency: not compared",
+        f"engines: none; compile them with: saymask build {tiny_bundle} --target rtx",
         Bundle.read(tiny_bundle).manifest.files[0][1],
     ):
         assert said in text
@@ -29,6 +30,7 @@ def test_a_program_reads_the_whole_manifest(tiny_bundle, capsys):
     found = json.loads(capsys.readouterr().out)
     sizes_bytes, folder = found.pop("sizes_bytes"), found.pop("folder")
     assert folder == str(tiny_bundle)
+    assert found.pop("engines") == []
     assert sizes_bytes["golden.npz"] == (tiny_bundle / "golden.npz").stat().st_size
     assert found == json.loads((tiny_bundle / "bundle.json").read_text())
 
@@ -55,6 +57,27 @@ def test_measured_figures_are_shown(tiny_bundle, tmp_path, capsys):
     assert ["image", "int8-static", "5.25", "taken"] in lines
     assert ["image", "fp32", "12.50"] in lines
     assert ["side", "by", "side", "on", "Fast", "CPU", "9000"] in lines
+
+
+def test_engines_are_shown_by_what_was_asked_and_built(engine_bundle, capsys):
+    folder = engine_bundle()
+    for path in folder.glob("engines/*/mask.json"):
+        path.write_text(path.read_text().replace('"graph_sha256": "', '"graph_sha256": "0'))
+    assert main(["info", str(folder)]) == 0
+    text = capsys.readouterr().out
+    assert "engine image of tensorrt 10.3.0 for sm 89, CUDA " in text
+    assert "MiB, fp16 was asked for\n" in text
+    assert "MiB, fp16 was asked for; stale: build it again\n" in text
+    lines = [line.split() for line in text.splitlines()]
+    assert ["asked", "fp16", "1", "Conv"] in lines
+    assert ["built", "fp16", "1", "correlation"] in lines
+    assert main(["info", str(folder), "--json"]) == 0
+    engines = json.loads(capsys.readouterr().out)["engines"]
+    assert {engine["stage"]: engine["is_stale"] for engine in engines} == {
+        "image": False,
+        "mask": True,
+        "prompt": False,
+    }
 
 
 def test_a_damaged_bundle_is_an_error(tiny_bundle, tmp_path, capsys):

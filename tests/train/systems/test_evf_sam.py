@@ -13,6 +13,7 @@ from saymask.export.systems.evf_sam import load
 from saymask.runtime.errors import InputError, PromptError, UnknownNameError
 from saymask.runtime.tokenizer import XlmRoberta
 from saymask.train.cache import SceneCache
+from saymask.train.grounding import Grounding
 from saymask.train.losses import mask_bce, mask_dice
 from saymask.train.systems import SYSTEMS, evf_sam, system_module
 from saymask.train.systems.evf_sam import (
@@ -38,6 +39,11 @@ NEVER_READ = (
 def network() -> EvfSam:
     torch.manual_seed(0)
     return EvfSam(EVF_SAM_SPECS["mini"])
+
+
+@pytest.fixture
+def grounding(network) -> Grounding:
+    return Grounding(network.mm_extractor["beit3"], is_compiled=False)
 
 
 @pytest.fixture(scope="module")
@@ -115,9 +121,11 @@ def test_scenes_of_another_recipe_are_refused(trained, brief_recipe):
         train(more, trained)
 
 
-def test_the_joint_phase_trains_what_evf_sam_trains(network, learned, ids, tmp_path, brief_recipe):
+def test_the_joint_phase_trains_what_evf_sam_trains(
+    network, grounding, learned, ids, tmp_path, brief_recipe
+):
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    train_joint(brief_recipe, network, learned, ids, tmp_path)
+    train_joint(brief_recipe, network, grounding, learned, ids, tmp_path)
     after = network.state_dict()
     changed = {name for name in after if not torch.equal(before[name], after[name])}
     frozen = {
@@ -136,8 +144,8 @@ def test_the_joint_phase_trains_what_evf_sam_trains(network, learned, ids, tmp_p
     assert beit3 <= changed
 
 
-def test_the_joint_loss_is_the_masks_and_a_share_of_the_groundings(network):
-    phase = EvfSamTraining(network, is_compiled=False).eval()
+def test_the_joint_loss_is_the_masks_and_a_share_of_the_groundings(network, grounding):
+    phase = EvfSamTraining(network, grounding, is_compiled=False).eval()
     rng = torch.Generator().manual_seed(1)
     spec = network.spec.multimodal_encoder
     patches = spec.grid_hw[0] * spec.grid_hw[1]
@@ -157,7 +165,7 @@ def test_the_joint_loss_is_the_masks_and_a_share_of_the_groundings(network):
     truth = torch.rand(2, 120, 160, generator=rng) > 0.8
     with torch.no_grad():
         loss, figures = phase(**batch, truth=truth, **grounded)
-        low = network(**batch)
+        low = network((batch["image_embedding"],), batch["image"], batch["token_ids"])
         alone, grounding = phase.grounding(batch["image"], batch["token_ids"], **grounded)
     logits = functional.interpolate(low, (120, 160), mode="bilinear")[:, 0]
     bce, dice = mask_bce(logits, truth.float()), mask_dice(logits, truth.float())

@@ -1,0 +1,253 @@
+"""A bundle's graphs as engines for one kind of device, each compiled in a process of its own."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from types import ModuleType
+
+from ..runtime import machine
+from ..runtime.bundle import Bundle
+from ..runtime.engine_cache import (
+    ENGINES,
+    TARGETS,
+    DeviceKey,
+    EngineReport,
+    ShapeRange,
+    device_key,
+)
+from ..runtime.errors import (
+    DeviceError,
+    EngineError,
+    OutputError,
+    SaymaskError,
+    UnknownNameError,
+    UsageError,
+    require,
+)
+from ..runtime.replace import replacing
+from ..runtime.spec import StageSpec, TensorSpec
+from .engine_build import EngineJob, build_engine
+
+__all__ = ["CompileRecipe", "compile_bundle", "needed_bytes", "shape_range"]
+
+_LEAST_SM = 80
+"""TensorRT-RTX compiles for this and all later ones that it knows, unless one is named."""
+_FLOOR_BYTES = 512 << 20
+_BYTES_PER_GRAPH_BYTE = 3
+"""Measured with TensorRT-RTX 1.7: 1.4 GiB at most for 384 MiB of weights in FP32."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompileRecipe:
+    """What engines a user wants."""
+
+    target: str
+    """Key of `engine_cache.TARGETS`."""
+    precision: str = "fp32"
+    """"fp32" or "fp16"."""
+    device_sm: int | None = None
+    """Compute capability times ten to compile for alone; None is the GPU that is here, or with
+    TensorRT-RTX all from 8.0 on."""
+    phrases: int = 8
+    """Most phrases of one run."""
+
+
+def compile_bundle(
+    bundle: Bundle,
+    recipe: CompileRecipe,
+    say: Callable[[str], None],
+    step: Callable[[], None],
+) -> tuple[EngineReport, ...]:
+    """Compile every stage and put the engines into the bundle in one step.
+
+    Args:
+        bundle: Its graphs must be FP32.
+        recipe: What to compile for.
+        say: Is told what happens.
+        step: Called now and then while a compiler works.
+
+    Returns:
+        One report a stage; engines and reports lie in `engines/<device key>/` of the bundle.
+
+    Raises:
+        DeviceError: The target cannot be compiled for here, or there is too little memory.
+        EngineError: A graph is refused, or its compiler died.
+        MissingExtraError: The target's library is not installed.
+        OutputError: The bundle cannot be written.
+        UsageError: The recipe makes no sense, or a stage is not FP32.
+    """
+    if recipe.target not in TARGETS:
+        raise UnknownNameError("target", recipe.target, TARGETS)
+    if recipe.precision not in ("fp32", "fp16"):
+        raise UnknownNameError("precision", recipe.precision, ("fp32", "fp16"))
+    for stage in bundle.manifest.stages:
+        _check_stage(bundle, stage)
+    library = require(TARGETS[recipe.target], extra=recipe.target)
+    key = device_key(TARGETS[recipe.target], library.__version__, _sm(library, recipe))
+    try:
+        with replacing(bundle.folder / ENGINES / key.folder) as folder:
+            reports = []
+            for stage in bundle.manifest.stages:
+                say(f"compile {stage.name} in {recipe.precision}")
+                reports.append(_compile_stage(bundle, stage, recipe, key, folder, step))
+    except OSError as error:
+        raise OutputError(
+            f"engines must be written to {bundle.folder / ENGINES}, which failed: {error}; "
+            "check its rights and the free space"
+        ) from error
+    return tuple(reports)
+
+
+def needed_bytes(graph_bytes: int) -> int:
+    """Say how much free memory it takes to compile a graph of that size, weights included."""
+    return _FLOOR_BYTES + _BYTES_PER_GRAPH_BYTE * graph_bytes
+
+
+def _check_stage(bundle: Bundle, stage: StageSpec) -> None:
+    """Refuse what cannot be compiled before hours of work."""
+    if stage.precision != "fp32":
+        raise UsageError(
+            f"engines are compiled from FP32 graphs; stage {stage.name!r} of {bundle.folder} is "
+            f"{stage.precision}; export without --int8 and build that"
+        )
+    memory = machine.memory_bytes()
+    needed = needed_bytes(_graph_bytes(bundle.folder / stage.file))
+    if memory and memory["available"] < needed:
+        raise DeviceError(
+            f"compiling stage {stage.name!r} takes about {needed >> 20} MiB of memory; "
+            f"{memory['available'] >> 20} MiB are free; close programs, add swap, or build on a "
+            "larger machine with the same system"
+        )
+
+
+def _sm(library: ModuleType, recipe: CompileRecipe) -> tuple[int, ...]:
+    """Settle which compute capabilities to compile for."""
+    if recipe.target == "rtx":
+        known = [name[2:] for name in dir(library.ComputeCapability) if name.startswith("SM")]
+        numbers = sorted(int(number) for number in known if number.isdecimal())
+        if recipe.device_sm is None:
+            return tuple(number for number in numbers if number >= _LEAST_SM)
+        if recipe.device_sm not in numbers:
+            raise UsageError(
+                f"--device-sm must be one of {', '.join(map(str, numbers))} for "
+                f"tensorrt_rtx {library.__version__}; got {recipe.device_sm}"
+            )
+        return (recipe.device_sm,)
+    here = [int(device.capability.replace(".", "")) for device in machine.cuda_devices()]
+    if not here or recipe.device_sm not in (None, here[0]):
+        wanted = f"sm {recipe.device_sm}" if recipe.device_sm else "one"
+        raise DeviceError(
+            "tensorrt compiles on the GPU that the engine is for; "
+            f"{wanted} was asked for and this machine has {here or 'none'}; "
+            "build there, or take --target rtx, which needs none"
+        )
+    return (here[0],)
+
+
+def _compile_stage(
+    bundle: Bundle,
+    stage: StageSpec,
+    recipe: CompileRecipe,
+    key: DeviceKey,
+    folder: Path,
+    step: Callable[[], None],
+) -> EngineReport:
+    most = {"phrases": recipe.phrases, "tokens": bundle.manifest.tokenizer.max_tokens}
+    job = EngineJob(
+        stage=stage.name,
+        graph=bundle.folder / stage.file,
+        shapes=tuple(shape_range(tensor, most) for tensor in stage.inputs),
+        precision=recipe.precision,
+        key=key,
+        folder=folder,
+    )
+    # Spawned, as CUDA doesn't survive a fork; apart, as the compiler may be killed for memory.
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    child = context.Process(target=_build_and_send, args=(job, sender), daemon=True)
+    child.start()
+    sender.close()
+    try:
+        return _received(receiver, child, stage, step)
+    finally:
+        child.kill()
+        child.join()
+
+
+def shape_range(tensor: TensorSpec, most: dict[str, int]) -> ShapeRange:
+    """Give each axis that varies its range: from 1 (tokens: 2) to `most`, tuned for the middle."""
+    unknown = {axis for axis in tensor.shape if isinstance(axis, str)} - set(most)
+    if unknown:
+        raise UsageError(
+            f"axes that vary must be named {' or '.join(most)}; {tensor.name} has "
+            f"{', '.join(sorted(unknown))}; this saymask cannot compile it"
+        )
+
+    def extents(limits: Callable[[str], int]) -> tuple[int, ...]:
+        return tuple(limits(axis) if isinstance(axis, str) else axis for axis in tensor.shape)
+
+    least = {"phrases": 1, "tokens": 2}
+    return ShapeRange(
+        input=tensor.name,
+        least=extents(lambda axis: min(least[axis], most[axis])),
+        usual=extents(lambda axis: 1 if axis == "phrases" else (least[axis] + most[axis]) // 2),
+        most=extents(lambda axis: most[axis]),
+    )
+
+
+def _build_and_send(job: EngineJob, sender: Connection) -> None:
+    """Run in the child: sends None at each step, and in the end a report or an error."""
+    try:
+        sender.send(build_engine(job, lambda: sender.send(None)))
+    except SaymaskError as error:
+        sender.send(error)
+
+
+def _received(
+    receiver: Connection,
+    child: BaseProcess,
+    stage: StageSpec,
+    step: Callable[[], None],
+) -> EngineReport:
+    """Wait for the child's report.
+
+    Raises:
+        EngineError: It died before it sent anything.
+        SaymaskError: What it sent.
+    """
+    while True:
+        try:
+            message = receiver.recv()
+        except EOFError:
+            child.join()
+            raise EngineError(
+                f"the compiler of stage {stage.name!r} must end with an engine; "
+                f"{_end_of(child.exitcode)}"
+            ) from None
+        if isinstance(message, SaymaskError):
+            raise message
+        if message is not None:
+            return message
+        step()
+
+
+def _end_of(exit_code: int | None) -> str:
+    if exit_code == -signal.SIGKILL:
+        return (
+            "it was killed, as a system out of memory does; close programs, add swap, or build on "
+            "a larger machine with the same system"
+        )
+    if exit_code is not None and exit_code < 0:
+        return f"it crashed with {signal.Signals(-exit_code).name}; upgrade the library"
+    return f"it ended with code {exit_code}, what it says stands above; run: saymask doctor"
+
+
+def _graph_bytes(graph: Path) -> int:
+    beside = graph.with_name(f"{graph.name}.data")
+    return sum(path.stat().st_size for path in (graph, beside) if path.is_file())

@@ -1,0 +1,56 @@
+"""A graph becomes an engine of the asked precision, without a GPU in the machine."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import onnx
+import pytest
+
+from saymask.export.compile import shape_range
+from saymask.export.engine_build import EngineJob, build_engine
+from saymask.runtime.bundle import Bundle
+from saymask.runtime.engine_cache import device_key, graph_sha256
+from saymask.runtime.errors import EngineError
+
+rtx = pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed")
+
+
+def _job(bundle: Bundle, folder: Path, name: str, precision: str) -> EngineJob:
+    stage = bundle.stage(name)
+    most = {"phrases": 4, "tokens": 48}
+    return EngineJob(
+        stage=name,
+        graph=bundle.folder / stage.file,
+        shapes=tuple(shape_range(tensor, most) for tensor in stage.inputs),
+        precision=precision,
+        key=device_key("tensorrt_rtx", rtx.__version__, (89,)),
+        folder=folder,
+    )
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_the_built_layers_have_the_asked_precision(fp32_bundle, tmp_path, precision):
+    steps = []
+    report = build_engine(_job(fp32_bundle, tmp_path, "mask", precision), lambda: steps.append(1))
+    assert steps
+    weighted = {(row.kind, row.precision) for row in report.built if row.kind in ("gemm", "deconv")}
+    assert {found for _, found in weighted} == {precision}
+    asked = {row.precision for row in report.asked if row.kind == "Gemm"}
+    assert asked == {precision}
+    engine = tmp_path / "mask.engine"
+    assert engine.stat().st_size == report.engine_bytes
+    assert graph_sha256(engine) == report.engine_sha256
+    assert {path.name for path in tmp_path.iterdir()} == {"mask.engine", "mask.json"}
+
+
+def test_a_graph_that_the_library_refuses(tiny_bundle, tmp_path):
+    job = _job(Bundle.read(tiny_bundle), tmp_path, "image", "fp32")
+    model = onnx.load(job.graph)
+    model.graph.node[0].op_type = "NoSuchOperator"
+    onnx.save(model, tmp_path / "broken.onnx")
+    broken = replace(job, graph=tmp_path / "broken.onnx")
+    said = "tensorrt_rtx .* refuses stage 'image' in fp32: .*NoSuchOperator.*; export the bundle"
+    with pytest.raises(EngineError, match=said):
+        build_engine(broken, lambda: None)

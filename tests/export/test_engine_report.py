@@ -1,0 +1,41 @@
+"""Precisions are read from the graph and from what the compiler says of the engine."""
+
+from __future__ import annotations
+
+from saymask.export.engine_report import asked_layers, built_layers
+from saymask.export.halve import halve
+from saymask.runtime.engine_cache import LayerCount
+
+LOG = """Engine generation completed
+Layers:
+Name: conv+gelu, LayerType: correlation, Inputs: [ { Name: x, Dimensions: [1], Datatype: Half, \
+Format: (Linear) }], Constants: [ { Name: w, Datatype: Float, Format: L }], Outputs: \
+[ { Name: y, Datatype: Half, Format: L }], TacticName: a
+Name: norm, LayerType: kgen, Inputs: [ { Name: y, Datatype: Half, Format: L }], Constants: [], \
+Outputs: [ { Name: z, Datatype: Float, Format: L }], TacticName: b
+Name: other, LayerType: kgen, Inputs: [ { Name: y, Datatype: Half }], Constants: [], Outputs: \
+[ { Name: ids, Datatype: Int64 }, { Name: v, Datatype: Float }], TacticName: b
+Name: ids, LayerType: gather, Inputs: [ { Name: i, Datatype: Int64 }], Outputs: []
+Name: old, LayerType: conv, Inputs: [ { Name: x, Format/Datatype: Row major linear INT8 format }], \
+Outputs: [ { Name: y, Format/Datatype: Row major linear FP16 format }]
+Name: shapes, LayerType: shape_call, Inputs: [], Constants: [], Outputs: [], TacticName:
+"""
+
+
+def test_built_layers_are_counted_by_type_and_precision():
+    assert built_layers(LOG) == (
+        LayerCount(kind="conv", precision="fp16+int8", count=1),
+        LayerCount(kind="correlation", precision="fp16", count=1),
+        LayerCount(kind="gather", precision="int64", count=1),
+        LayerCount(kind="kgen", precision="fp16+fp32", count=2),
+        LayerCount(kind="shape_call", precision="none", count=1),
+    )
+    assert built_layers("nothing of the kind") == ()
+
+
+def test_asked_layers_are_the_graphs_operators(graphs):
+    counts = asked_layers(graphs["mask"])
+    assert sum(row.count for row in counts) == len(graphs["mask"].graph.node)
+    assert {row.precision for row in counts} <= {"fp32", "int64", "bool", "bool+int64"}
+    halved = {(row.kind, row.precision) for row in asked_layers(halve(graphs["mask"]))}
+    assert {("Gemm", "fp16"), ("Softmax", "fp32"), ("Cast", "fp16+fp32")} <= halved
