@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SAYMASK := $(BIN)/saymask
 
-.PHONY: bench clean demo lint setup test
+.PHONY: bench clean demo lint parity setup test
 
 setup: .venv/installed
 
@@ -29,6 +29,15 @@ demo: setup
 
 test: setup
 	$(BIN)/pytest -q
+
+# The networks beside the authors' own code. REFERENCES holds clones of what no package has.
+REFERENCES ?= references
+parity: setup
+	SAM2_BUILD_CUDA=0 $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		--no-build-isolation \
+		--target build/parity --upgrade -r tests/parity.txt
+	PYTHONPATH=build/parity $(BIN)/pytest -q -m parity \
+		$(if $(wildcard $(REFERENCES)),--references $(REFERENCES))
 
 lint: setup
 	$(BIN)/ruff check .

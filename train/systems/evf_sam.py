@@ -52,27 +52,32 @@ class EvfSamRecipe:
     variant: str = "mini"
     """Key of `EVF_SAM_SPECS`."""
     scenes: CacheRecipe = field(
-        default_factory=lambda: CacheRecipe(scenes=18000, phrases_per_task=5)
+        default_factory=lambda: CacheRecipe(scenes=30000, phrases_per_task=5)
     )
     """What is drawn and said."""
     mix: TaskMix = field(default_factory=lambda: {"single": 0.75, "part": 0.1, "semantic": 0.15})
     """Share of each task among the phrases."""
-    sam_scenes: int = 12000
+    sam_scenes: int = 18000
     """SAM's half sees this many of the scenes."""
     sam_images: int = 32
     """Images in a batch of points and boxes."""
     sam_prompts: int = 4
     """Points and boxes of each image."""
-    sam: LoopRecipe = field(default_factory=lambda: LoopRecipe(steps=1200, learning_rate=2e-3))
+    sam: LoopRecipe = field(default_factory=lambda: LoopRecipe(steps=2800, learning_rate=2e-3))
     """SAM's half."""
     beit3_phrases: int = 96
     """Phrases in a batch of BEiT-3's half."""
-    beit3: LoopRecipe = field(default_factory=lambda: LoopRecipe(steps=1000, learning_rate=1e-3))
+    beit3: LoopRecipe = field(
+        default_factory=lambda: LoopRecipe(steps=3600, learning_rate=1e-3, optimizer="muon")
+    )
     """BEiT-3's half."""
-    joint_phrases: int = 64
+    joint_phrases: int = 96
     """Phrases in a batch of the whole."""
-    joint: LoopRecipe = field(default_factory=lambda: LoopRecipe(steps=4800, learning_rate=8e-4))
-    """The whole."""
+    joint: LoopRecipe = field(
+        default_factory=lambda: LoopRecipe(steps=3400, learning_rate=5e-4, optimizer="muon")
+    )
+    """The whole; EVF-SAM's own optimizer, for weights that are not learned from nothing, is
+    "adamw"."""
     is_compiled: bool = True
     """True to compile BEiT-3 and the mask decoder, 1.3 times as fast on a CPU after a minute."""
 
