@@ -38,7 +38,7 @@ from ..runtime.spec import (
 )
 from ..runtime.systems import System, open_system
 from .checkpoint import CONFIG_FILE, VOCABULARY_FILE, Checkpoint, open_checkpoint
-from .graph import trace
+from .graph import Stage, trace
 from .recipe import FORCEABLE, PRECISIONS, ExportRecipe
 from .systems import system_module
 from .verify import verify
@@ -130,9 +130,8 @@ def _trace(
     stages, graphs = [], {}
     for stage in module.stages(network):
         say(f"trace {stage.name}")
-        graph = replace_resizes(trace(stage))
-        stages.append(_stage(stage.name, graph))
-        graphs[stage.name] = save(graph, folder / f"{stage.name}.onnx")
+        spec, graphs[stage.name] = _trace_stage(stage, folder)
+        stages.append(spec)
     manifest = Manifest(
         schema_version=SCHEMA_VERSION,
         system=config.system,
@@ -154,15 +153,18 @@ def _trace(
     return manifest, graphs
 
 
-def _stage(name: str, graph: onnx.ModelProto) -> StageSpec:
-    return StageSpec(
-        name=name,
-        file=f"stages/{name}.onnx",
+def _trace_stage(stage: Stage, folder: Path) -> tuple[StageSpec, list[Path]]:
+    # A function of its own, so that the graph is gone when the next one is traced.
+    graph = replace_resizes(trace(stage))
+    spec = StageSpec(
+        name=stage.name,
+        file=f"stages/{stage.name}.onnx",
         inputs=tensors_from_values(graph.graph.input),
         outputs=tensors_from_values(graph.graph.output),
         precision="fp32",
         reason="fp32 was asked for",
     )
+    return spec, save(graph, folder / f"{stage.name}.onnx")
 
 
 def _verify(

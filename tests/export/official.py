@@ -33,7 +33,7 @@ SENTENCES = (
     "a striped bottle on the wooden table", "the person who is walking the smallest dog",
 )  # fmt: skip
 ROWS = 128
-"""Of the word embedding, many fewer than BEiT-3's, that the vocabulary's ids may ask for."""
+"""Of the word embedding that the vocabulary asks for; BEiT-3 has far more."""
 SHARD_BYTES = 10**9
 TOKEN_STD = 0.02
 """Of what is no matrix: biases, tokens and tables of positions."""

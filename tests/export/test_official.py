@@ -1,21 +1,103 @@
-import json
-import os
+import subprocess
 import sys
-import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import perf_counter
 
 import pytest
 import torch
 
-from saymask.export import checkpoint
-from saymask.export.checkpoint import open_checkpoint
+from saymask.export.checkpoint import MINIATURES, open_checkpoint
 from saymask.export.dialect import match
 from saymask.export.models.evf_sam import EVF_SAM_SPECS, EvfSam
 from saymask.export.models.sam2 import SAM2_SPECS
-from saymask.export.models.sam2_video import SAM2_VIDEO_SPECS
-from saymask.export.systems.evf_sam import load
+from saymask.export.systems.evf_sam import MINIATURE, load
 from saymask.export.weights import map_tensors
 
-from .official import official_state, write_official
+from .official import ROWS, official_state, write_official
 
-VARIANTS = sorted(set(EVF_SAM_SPECS) - {"mini"})
+SAMPLES = MINIATURES / MINIATURE / "samples"
+VARIANTS = sorted(EVF_SAM_SPECS.keys() - {"mini"})
+MOST_GIB = {"sam-h-beit3-large": 12.0}
+"""Peak memory an export may take, where it is promised."""
+MEASURED = """
+import re, sys
+from pathlib import Path
+from saymask.runtime.cli import main
+
+code = main(sys.argv[2:])
+peak_kib = re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]
+Path(sys.argv[1]).write_text(peak_kib)
+sys.exit(code)
+"""
+"""saymask that leaves the peak of its resident memory in a file."""
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_official_weights_fit_name_by_name(variant):
+    with torch.device("meta"):
+        wanted = EvfSam(EVF_SAM_SPECS[variant]).state_dict()
+    state = official_state(variant)
+    found = match(list(state.items()), wanted)
+    assert found.misfits == ()
+    has_memory = variant.startswith("sam2-")
+    assert ("visual_model.maskmem_tpos_enc" in state) == has_memory
+    assert (len(state) > len(wanted)) == has_memory
+
+
+@pytest.mark.parametrize(
+    ("variant", "visual", "max_tokens"),
+    [
+        ("sam-h-beit3-large", None, 1022),
+        ("sam2-l-beit3-base", SAM2_SPECS["mini"], 1022),
+        ("efficientvit-l0-beit3-base", None, 48),
+    ],
+)
+def test_a_tiny_stand_in_opens_and_loads(
+    variant, visual, max_tokens, tiny_spec, tmp_path, monkeypatch
+):
+    words = replace(tiny_spec.multimodal_encoder, max_positions=1024, vocabulary=ROWS)
+    visual = visual or tiny_spec.visual_model
+    spec = replace(tiny_spec, visual_model=visual, multimodal_encoder=words)
+    monkeypatch.setitem(EVF_SAM_SPECS, variant, spec)
+    write_official(tmp_path / "release", variant, seed=0, shard_bytes=50_000)
+    opened = open_checkpoint(tmp_path / "release")
+    assert (opened.config.variant, opened.config.max_tokens) == (variant, max_tokens)
+    assert len(opened.weight_files) > 2
+    stored = dict(map_tensors(opened.weight_files))
+    assert stored.keys() == official_state(variant).keys()
+    for name, value in load(opened).state_dict().items():
+        assert torch.equal(value, stored[name].to(value.dtype))
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder that is gone after the test; these are gigabytes."""
+    with TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
+def _saymask(peak: Path, *words: object) -> int:
+    """Run `saymask` in a process of its own, its words on the test's stderr."""
+    command = [sys.executable, "-c", MEASURED, str(peak), *map(str, words)]
+    return subprocess.run(command).returncode
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_official_sizes_become_bundles(variant, folder, capfd):
+    checkpoint, bundle, peak = (folder / name for name in ("release", "bundle", "peak_kib"))
+    write_official(checkpoint, variant, seed=0)
+    began = perf_counter()
+    words = ("--samples", SAMPLES, "--sample-limit", 1, "--threads", 2, "--out", bundle)
+    code = _saymask(peak, "export", "evf-sam", "--checkpoint", checkpoint, *words)
+    seconds = perf_counter() - began
+    assert code == 0
+    peak_gib = int(peak.read_text()) / 2**20
+    with capfd.disabled():
+        print(f"\n{variant:28} {seconds:5.0f} s {peak_gib:6.2f} GiB")
+    assert _saymask(peak, "check", bundle) == 0
+    assert peak_gib <= MOST_GIB.get(variant, float("inf"))

@@ -143,7 +143,7 @@ def test_phrases_and_tokens_really_vary(graphs, network, count, tokens):
     eager = prompt.module(*map(torch.from_numpy, feed.values())).numpy()
     np.testing.assert_allclose(found["prompt_embedding"], eager, atol=1e-5)
     embedding = generator.normal(size=mask.examples["image_embedding"].shape).astype(np.float32)
-    feed = {"image_embedding": embedding, **found}
+    feed = {**found, "image_embedding": embedding}
     found = open_model(graphs["mask"], threads=1).run(feed)
     for name, expected in zip(
         mask.outputs, mask.module(*map(torch.from_numpy, feed.values())), strict=True

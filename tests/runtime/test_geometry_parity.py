@@ -57,7 +57,7 @@ def _assert_same_pixels(seen: np.ndarray, expected: torch.Tensor, steps: float) 
 @pytest.mark.parametrize("frame_hw", SIZES)
 @pytest.mark.parametrize("spec", [XL0, L0], ids=["1024", "512"])
 def test_pad_is_pillows(frame_hw, spec):
-    frame, side = _frame(frame_hw), spec.image_encoder.image_hw[0]
+    frame, side = _frame(frame_hw), spec.visual_model.image_hw[0]
     x = (_pillow(frame, _longest_side(frame_hw, side)) - MEAN) / STD
     x = pad(x, (0, side - x.shape[-1], 0, side - x.shape[-2]))
     _assert_same_pixels(fit(frame, _view("pad", spec))[0], x, 1e-4)
@@ -86,12 +86,12 @@ def test_fill_is_both(frame_hw):
 
 
 @pytest.mark.parametrize("frame_hw", SIZES)
-@pytest.mark.parametrize("is_antialiased", [False, True])
-def test_beits_view_is_torchs_on_floats(frame_hw, is_antialiased):
+@pytest.mark.parametrize(("beit_view", "is_antialiased"), [("sharp", False), ("smooth", True)])
+def test_beits_view_is_torchs_on_floats(frame_hw, beit_view, is_antialiased):
     frame = _frame(frame_hw)
     x = _tensor(frame)[None].float() / 255
     x = interpolate(x, (224, 224), mode="bicubic", align_corners=False, antialias=is_antialiased)
-    view = views(XL0, replace(OWN, is_beit_view_antialiased=is_antialiased))[1]
+    view = views(XL0, replace(OWN, beit_view=beit_view))[1]
     seen, _ = fit(frame, view)
     assert np.abs(seen - ((x - 0.5) / 0.5).numpy()).max() * 127.5 <= 0.1
 

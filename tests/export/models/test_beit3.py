@@ -7,7 +7,14 @@ from torch import nn
 from saymask.export.models.beit3 import BEIT3_SPECS, FIRST_POSITION, BEiT3
 
 SMALL = replace(
-    BEIT3_SPECS["mini"], width=24, depth=3, heads=3, ffn_width=40, image_hw=(16, 24), vocabulary=50
+    BEIT3_SPECS["mini"],
+    width=24,
+    depth=3,
+    heads=3,
+    ffn_width=40,
+    image_hw=(16, 24),
+    patch=8,
+    vocabulary=50,
 )
 WORDS = torch.tensor([[0, 7, 9, 4, 2, 1, 1], [0, 11, 5, 6, 21, 7, 2]])
 """Two phrases; the first has two words of padding."""

@@ -26,6 +26,7 @@ SPECS = {
         mask_decoder=SamSpec(
             width=48, heads=6, mlp_width=50, grid_hw=(11, 11), frame_hw=(220, 220), eps=1e-5
         ),
+        mask_choice="single",
     ),
 }  # fmt: skip
 """The odd one's stored positions fit its grid: the reference stores 224 // patch of them."""

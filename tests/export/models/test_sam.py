@@ -9,7 +9,7 @@ from torch.nn import functional
 from saymask.export.models.evf_sam import EVF_SAM_SPECS
 from saymask.export.models.sam import LayerNorm2d, MaskDecoder, PromptEncoder, SamSpec
 
-OFFICIAL = EVF_SAM_SPECS["efficientvit-l0-beit3-base"].mask_decoder
+OFFICIAL = EVF_SAM_SPECS["efficientvit-l0-beit3-base"].visual_model.mask_decoder
 SMALL = SamSpec(
     width=16, heads=4, mlp_width=24, grid_hw=(3, 5), frame_hw=(24, 40), eps=OFFICIAL.eps
 )
