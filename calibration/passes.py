@@ -55,6 +55,8 @@ def replace_resizes(model: onnx.ModelProto) -> onnx.ModelProto:
     took half the time of a small image encoder. Both matrices stand on the left, so that no plan
     takes them for weights.
     """
+    if not any(node.op_type == "Resize" for node in model.graph.node):
+        return model  # A large one is not worth a copy.
     graph = Graph(model)
     extents = graph.extents()
     nodes: list[onnx.NodeProto] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import logging
 import warnings
@@ -62,6 +63,10 @@ def trace(stage: Stage) -> onnx.ModelProto:
     assert program is not None  # It is None only where the exporter is not dynamo's.
     model = program.model_proto
     model.ir_version = IR_VERSION
+    # The exporter's caches and cycles would keep every network that was ever traced.
+    del program
+    torch.compiler.reset()
+    gc.collect()
     return model
 
 

@@ -97,9 +97,11 @@ def export(recipe: ExportRecipe, say: Say) -> Bundle:
             reference = _observe(system, samples)
             golden = _golden(system, samples[0])
         _verify(recipe, checkpoint, module, reference, say)
-        with closing(open_system(draft, device="cpu", threads=recipe.threads)) as system:
-            choices = _choose(recipe, graphs, system, samples, reference, say)
-            scores = _gate(recipe, choices, system, samples, reference)
+        choices, scores = {}, reference.scores
+        if recipe.precision == "int8":
+            with closing(open_system(draft, device="cpu", threads=recipe.threads)) as system:
+                choices = _choose(recipe, graphs, system, samples, reference, say)
+                scores = _gate(recipe, choices, system, samples, reference)
         manifest = _report(manifest, samples, reference.scores, scores, choices)
         for name, choice in choices.items():
             graphs[name] = save(choice.candidate.model, Path(scratch, f"{name}.int8.onnx"))
@@ -222,9 +224,9 @@ def _choose(
     reference: _Reference,
     say: Say,
 ) -> dict[str, Choice]:
-    """Decide each stage's precision; none where FP32 was asked for."""
+    """Decide each stage's precision."""
     choices = {}
-    for name, (graph, *_) in graphs.items() if recipe.precision == "int8" else ():
+    for name, (graph, *_) in graphs.items():
         feeds = [run.inputs for run in reference.runs[name]]
         found = quantize.candidates(onnx.load(graph), feeds)
 
@@ -256,8 +258,6 @@ def _gate(
     reference: _Reference,
 ) -> dict[str, Score]:
     """Score the masks of all chosen stages together, as each was judged among FP32 ones alone."""
-    if not choices:
-        return reference.scores
     engines = {
         name: open_model(choice.candidate.model, threads=recipe.threads)
         for name, choice in choices.items()
