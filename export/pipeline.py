@@ -39,6 +39,7 @@ from ..runtime.spec import (
 from ..runtime.systems import System, open_system
 from .checkpoint import CONFIG_FILE, VOCABULARY_FILE, Checkpoint, open_checkpoint
 from .graph import Stage, trace
+from .memory import give_back
 from .recipe import FORCEABLE, PRECISIONS, ExportRecipe
 from .systems import system_module
 from .verify import verify
@@ -91,11 +92,13 @@ def export(recipe: ExportRecipe, say: Say) -> Bundle:
     )
     with tempfile.TemporaryDirectory() as scratch:
         manifest, graphs = _trace(recipe, checkpoint, module, Path(scratch), say)
+        give_back()
         draft = _write(Path(scratch, "fp32"), manifest, graphs, checkpoint, {})
         with closing(open_system(draft, device="cpu", threads=recipe.threads)) as system:
             say(f"run {len(samples)} pictures in FP32")
             reference = _observe(system, samples)
             golden = _golden(system, samples[0])
+        give_back()
         _verify(recipe, checkpoint, module, reference, say)
         choices, scores = {}, reference.scores
         if recipe.precision == "int8":
