@@ -37,7 +37,7 @@ parity: setup
 		--no-build-isolation \
 		--target build/parity --upgrade -r tests/parity.txt
 	PYTHONPATH=build/parity $(BIN)/pytest -q -m parity \
-		$(if $(wildcard $(REFERENCES)),--references $(REFERENCES))
+		$(if $(wildcard $(REFERENCES)),--references=$(abspath $(REFERENCES)))
 
 lint: setup
 	$(BIN)/ruff check .
