@@ -23,11 +23,18 @@ class Prompt:
     """Earlier rounds of the conversation, for systems that hold one."""
 
     def __post_init__(self) -> None:
-        """Refuse a prompt without words."""
+        """Refuse a prompt without words, or with bytes that were never decoded."""
         if not isinstance(self.text, str):
             raise PromptError(f"a prompt's text must be str; got {type(self.text).__name__}")
         if not self.text.strip():
             raise PromptError(f"a prompt must hold words; got {self.text!r}; say what to segment")
+        try:
+            self.text.encode()
+        except UnicodeEncodeError as error:
+            raise PromptError(
+                f"a prompt must be text that UTF-8 can hold; got {self.text!r}; decode its bytes "
+                "with the encoding they were written in"
+            ) from error
 
 
 def prompts_from(prompts: str | Prompt | Sequence[str | Prompt]) -> tuple[Prompt, ...]:

@@ -22,6 +22,11 @@ def test_words_are_needed(text):
         prompts_from(["mug", text])
 
 
+def test_half_a_character_is_no_text():
+    with pytest.raises(PromptError, match="UTF-8 can hold.*decode its bytes"):
+        prompts_from(["the red mug \udce9"])
+
+
 def test_text_is_needed():
     with pytest.raises(PromptError, match="must be str; got int"):
         prompts_from([3])  # type: ignore[list-item]
