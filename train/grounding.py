@@ -174,6 +174,7 @@ def grounding_batch(
     view: ViewSpec,
     ids: np.ndarray,
     chosen: np.ndarray,
+    masks: Tensor,
     *,
     grid_hw: tuple[int, int],
 ) -> dict[str, Tensor]:
@@ -184,13 +185,13 @@ def grounding_batch(
         view: BEiT-3's view.
         ids: int64 (phrases, tokens), token ids of all phrases.
         chosen: int64 (n,), indices of phrases.
+        masks: bool (n, H, W), what these phrases mean, at the size of the label maps.
         grid_hw: Rows and columns of patches.
 
     Returns:
         The arguments of `Grounding.forward` by name.
     """
     scenes = cache.phrases.scene[chosen]
-    masks = torch.from_numpy(cache.phrase_masks(chosen))
     parts, colors = cache.names(scenes, grid_hw)
     category, color = cache.target_names(chosen)
     return {

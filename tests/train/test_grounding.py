@@ -32,7 +32,8 @@ def ids(cache) -> np.ndarray:
 @pytest.fixture(scope="module")
 def batch_of(cache, ids, mini_views):
     def batch_of(chosen: np.ndarray) -> dict[str, torch.Tensor]:
-        return grounding_batch(cache, mini_views[1], ids, chosen, grid_hw=SPEC.grid_hw)
+        masks = torch.from_numpy(cache.phrase_masks(chosen))
+        return grounding_batch(cache, mini_views[1], ids, chosen, masks, grid_hw=SPEC.grid_hw)
 
     return batch_of
 

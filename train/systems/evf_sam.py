@@ -231,11 +231,12 @@ def train_beit3(
     beit3 = cast(BEiT3, network.mm_extractor["beit3"])
     start_positions(beit3)
     phase = Grounding(beit3, is_compiled=recipe.is_compiled)
+    view = views(network.spec)[1]
 
     def draw(rng: np.random.Generator) -> dict[str, Tensor]:
         chosen = draw_phrases(cache.phrases, rng, mix=recipe.mix, count=recipe.beit3_phrases)
-        view = views(network.spec)[1]
-        return grounding_batch(cache, view, ids, chosen, grid_hw=beit3.spec.grid_hw)
+        masks = torch.from_numpy(cache.phrase_masks(chosen))
+        return grounding_batch(cache, view, ids, chosen, masks, grid_hw=beit3.spec.grid_hw)
 
     fit(phase, draw, recipe.beit3, folder)
     return phase
@@ -253,9 +254,10 @@ def train_joint(
     def draw(rng: np.random.Generator) -> dict[str, Tensor]:
         chosen = draw_phrases(cache.phrases, rng, mix=recipe.mix, count=recipe.joint_phrases)
         of_scenes = embeddings[cache.phrases.scene[chosen]].astype(np.float32)
-        return grounding_batch(cache, beit_view, ids, chosen, grid_hw=grid_hw) | {
+        masks = torch.from_numpy(cache.phrase_masks(chosen))
+        return grounding_batch(cache, beit_view, ids, chosen, masks, grid_hw=grid_hw) | {
             "image_embedding": torch.from_numpy(of_scenes),
-            "truth": torch.from_numpy(cache.phrase_masks(chosen)),
+            "truth": masks,
         }
 
     phase = EvfSamTraining(network, grounding, is_compiled=recipe.is_compiled)
