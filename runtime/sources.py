@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,9 @@ class Frame:
     name: str
     """Name of its source."""
     index: int
-    """Its number in the source, from 0."""
+    """Its number in the source, from 0; a number that is left out is a frame nobody took."""
+    captured_ns: int
+    """When it was taken, on the clock of `time.monotonic_ns`; of a file, when it was decoded."""
     time_s: float | None
     """Seconds since the source's first frame; None for a still."""
 
@@ -44,6 +47,11 @@ class Source(Protocol):
     @property
     def is_moving(self) -> bool:
         """True when its frames follow each other in time."""
+        ...
+
+    @property
+    def is_live(self) -> bool:
+        """True when frames come whether or not somebody takes them; only the newest one counts."""
         ...
 
     def frames(self) -> Iterator[Frame]:
@@ -63,6 +71,7 @@ class Still:
     name: str
     """Path of the file."""
     is_moving = False
+    is_live = False
 
     def frames(self) -> Iterator[Frame]:
         """Yield the one frame; see `Source.frames`."""
@@ -79,7 +88,13 @@ class Still:
                 "no image; copy it again"
             )
         image_hwc = cv2.cvtColor(image_bgr, cv2.COLOR_BGR2RGB)
-        yield Frame(image_hwc=image_hwc, name=self.name, index=0, time_s=None)
+        yield Frame(
+            image_hwc=image_hwc,
+            name=self.name,
+            index=0,
+            captured_ns=time.monotonic_ns(),
+            time_s=None,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +104,7 @@ class Clip:
     name: str
     """Path of the file."""
     is_moving = True
+    is_live = False
 
     def frames(self) -> Iterator[Frame]:
         """Yield the frames that can be decoded, then report damage; see `Source.frames`."""
@@ -99,7 +115,13 @@ class Clip:
         try:
             with av.open(self.name) as container:
                 for image_hwc, time_s in _pictures(av, container, faults):
-                    yield Frame(image_hwc=image_hwc, name=self.name, index=count, time_s=time_s)
+                    yield Frame(
+                        image_hwc=image_hwc,
+                        name=self.name,
+                        index=count,
+                        captured_ns=time.monotonic_ns(),
+                        time_s=time_s,
+                    )
                     count += 1
         except (av.error.FFmpegError, OSError) as error:
             faults.append(str(error))

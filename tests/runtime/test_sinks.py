@@ -21,7 +21,7 @@ from saymask.runtime.sources import Clip, Frame, Still
 
 @pytest.fixture
 def still(frame) -> Frame:
-    return Frame(image_hwc=frame, name="table.png", index=0, time_s=None)
+    return Frame(image_hwc=frame, name="table.png", index=0, captured_ns=0, time_s=None)
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def masks(frame) -> Masks:
 
 def _moving(frame, index: int, time_s: float) -> Frame:
     image_hwc = np.roll(frame, index, axis=1)
-    return Frame(image_hwc=image_hwc, name="walk.mp4", index=index, time_s=time_s)
+    return Frame(image_hwc=image_hwc, name="walk.mp4", index=index, captured_ns=0, time_s=time_s)
 
 
 def _read(path) -> np.ndarray:
