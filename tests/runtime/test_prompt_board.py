@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+
 from saymask.runtime.errors import PromptError
 from saymask.runtime.prompt import Prompt
 from saymask.runtime.prompt_board import PromptBoard
