@@ -28,6 +28,8 @@ _ENGINE_NAMES = (
 _LAYER = re.compile(r"^Name: .*?, LayerType: (?P<kind>\w+), Inputs: (?P<tensors>.*)$", re.MULTILINE)
 _CONSTANTS = re.compile(r"Constants: \[.*?\](?=, Outputs)")
 _TYPE = re.compile(r"Datatype: ([^,}\]]+)")
+_SMALL = re.compile(r"Datatype: (Int4|Int8|FP8)\b")
+"""Constants that count: weights in small numbers. Others may be biases and scales."""
 
 
 def asked_layers(model: onnx.ModelProto) -> tuple[LayerCount, ...]:
@@ -53,12 +55,14 @@ def built_layers(text: str) -> tuple[LayerCount, ...]:
             profiling verbosity: a line "Name: ..., LayerType: ..., Inputs: [...]" a layer.
     """
     return _counts(
-        (
-            found["kind"],
-            _joined(map(_engine_name, _TYPE.findall(_CONSTANTS.sub("", found["tensors"])))),
-        )
+        (found["kind"], _joined(map(_engine_name, _layer_types(found["tensors"]))))
         for found in _LAYER.finditer(text)
     )
+
+
+def _layer_types(tensors: str) -> list[str]:
+    """List the types of what a layer reads and returns, and of its weights in small numbers."""
+    return _TYPE.findall(_CONSTANTS.sub("", tensors)) + _SMALL.findall(tensors)
 
 
 def _graph_name(name: str) -> str:
@@ -71,9 +75,9 @@ def _engine_name(text: str) -> str:
 
 
 def _joined(names: Iterable[str]) -> str:
-    """Join what counts of the types: numbers with a fraction or of 8 bits, else all of them."""
+    """Join what counts of the types: numbers with a fraction or of few bits, else all of them."""
     found = set(names)
-    numbers = {name for name in found if name.startswith(("fp", "bf", "int8"))}
+    numbers = {name for name in found if name.startswith(("fp", "bf", "int8", "int4"))}
     return "+".join(sorted(numbers or found)) or "none"
 
 

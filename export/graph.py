@@ -63,11 +63,24 @@ def trace(stage: Stage) -> onnx.ModelProto:
     assert program is not None  # It is None only where the exporter is not dynamo's.
     model = program.model_proto
     model.ir_version = IR_VERSION
-    # The exporter's caches and cycles would keep every network that was ever traced.
     del program
+    _forget_weights()
+    return model
+
+
+def _forget_weights() -> None:
+    """Let go of the weights that the exporter would keep of every network that was ever traced.
+
+    They hang in caches, in cycles, and in onnxscript's rewriting rules, each of which remembers
+    the last graph that it looked at.
+    """
+    import onnx_ir
+
     torch.compiler.reset()
     gc.collect()
-    return model
+    for thing in gc.get_objects():
+        if issubclass(type(thing), onnx_ir.Value):
+            thing.const_value = None
 
 
 def _grouped(shapes: tuple, module: nn.Module) -> tuple:

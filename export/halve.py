@@ -151,13 +151,16 @@ def _halved(array: np.ndarray) -> np.ndarray:
 def _island_names(graph: Graph) -> set[str]:
     """Return the names of nodes that stay FP32."""
     makers = {name: node for node in graph.nodes for name in node.output}
+    weights = set(graph.constants) | {
+        node.output[0] for node in graph.nodes if graph.constants.keys() >= set(node.input)
+    }
     islands = {node.name for node in graph.nodes if node.op_type in _ISLANDS}
     waiting = [node for node in graph.nodes if _divides_by_computed(node, graph)]
     seen: set[str] = set()
     while waiting:
         for name in waiting.pop().input:
             maker = makers.get(name)
-            if maker and maker.name not in seen and _leads_to_division(maker, graph):
+            if maker and maker.name not in seen and _leads_to_division(maker, weights):
                 seen.add(maker.name)
                 waiting.append(maker)
     return islands | seen
@@ -169,9 +172,9 @@ def _divides_by_computed(node: onnx.NodeProto, graph: Graph) -> bool:
     return node.op_type == "Reciprocal"
 
 
-def _leads_to_division(node: onnx.NodeProto, graph: Graph) -> bool:
+def _leads_to_division(node: onnx.NodeProto, weights: set[str]) -> bool:
     """Say whether a node belongs to the division that reads what it returns."""
-    has_weights = any(name in graph.constants for name in node.input)
+    has_weights = not weights.isdisjoint(node.input)
     if node.op_type == "MatMul":
         return not has_weights
     return node.op_type in _CARRIERS or (node.op_type in {"Add", "Mul"} and has_weights)

@@ -39,8 +39,8 @@ from ..runtime.spec import (
 from ..runtime.systems import System, open_system
 from .checkpoint import CONFIG_FILE, VOCABULARY_FILE, Checkpoint, open_checkpoint
 from .graph import Stage, trace
-from .memory import give_back
 from .recipe import FORCEABLE, PRECISIONS, ExportRecipe
+from .steps import Steps
 from .systems import system_module
 from .verify import verify
 
@@ -53,8 +53,6 @@ GOLDEN_PHRASES = 2
 LEAST_COSINE = 0.98
 """A stage whose outputs are further from FP32's is not worth asking the masks."""
 
-Say = Callable[[str], None]
-
 
 @dataclass(frozen=True, slots=True)
 class _Reference:
@@ -65,12 +63,12 @@ class _Reference:
     masks: list[np.ndarray]
 
 
-def export(recipe: ExportRecipe, say: Say) -> Bundle:
+def export(recipe: ExportRecipe, say: Callable[[str], None]) -> Bundle:
     """Turn a checkpoint into a bundle; killed at any moment it leaves the old bundle or none.
 
     Args:
         recipe: What to do.
-        say: Is told each step in one line.
+        say: Is told each step in one line, and at the end what every step took.
 
     Raises:
         CheckpointError: The checkpoint does not fit the network.
@@ -90,25 +88,30 @@ def export(recipe: ExportRecipe, say: Say) -> Bundle:
     samples = read_samples(
         recipe.samples or checkpoint.folder / SAMPLES_FOLDER, limit=recipe.sample_limit
     )
+    steps = Steps(say)
     with tempfile.TemporaryDirectory() as scratch:
-        manifest, graphs = _trace(recipe, checkpoint, module, Path(scratch), say)
-        give_back()
+        manifest, graphs = _trace(recipe, checkpoint, module, Path(scratch), steps)
         draft = _write(Path(scratch, "fp32"), manifest, graphs, checkpoint, {})
-        with closing(open_system(draft, device="cpu", threads=recipe.threads)) as system:
-            say(f"run {len(samples)} pictures in FP32")
+        with (
+            steps.step("run", f" {len(samples)} pictures in FP32"),
+            closing(open_system(draft, device="cpu", threads=recipe.threads)) as system,
+        ):
             reference = _observe(system, samples)
             golden = _golden(system, samples[0])
-        give_back()
-        _verify(recipe, checkpoint, module, reference, say)
+        _verify(recipe, checkpoint, module, reference, steps)
         choices, scores = {}, reference.scores
         if recipe.precision == "int8":
             with closing(open_system(draft, device="cpu", threads=recipe.threads)) as system:
-                choices = _choose(recipe, graphs, system, samples, reference, say)
+                choices = _choose(recipe, graphs, system, samples, reference, steps)
                 scores = _gate(recipe, choices, system, samples, reference)
         manifest = _report(manifest, samples, reference.scores, scores, choices)
         for name, choice in choices.items():
             graphs[name] = save(choice.candidate.model, Path(scratch, f"{name}.int8.onnx"))
-        return _write(recipe.out, manifest, graphs, checkpoint, golden, _plan(choices))
+        with steps.step("write"):
+            bundle = _write(recipe.out, manifest, graphs, checkpoint, golden, _plan(choices))
+    for line in steps.lines():
+        say(line)
+    return bundle
 
 
 def _checkpoint(recipe: ExportRecipe, module: ModuleType) -> Checkpoint:
@@ -122,7 +125,7 @@ def _checkpoint(recipe: ExportRecipe, module: ModuleType) -> Checkpoint:
 
 
 def _trace(
-    recipe: ExportRecipe, checkpoint: Checkpoint, module: ModuleType, folder: Path, say: Say
+    recipe: ExportRecipe, checkpoint: Checkpoint, module: ModuleType, folder: Path, steps: Steps
 ) -> tuple[Manifest, dict[str, list[Path]]]:
     """Trace every stage into `folder`, one in memory at a time.
 
@@ -130,12 +133,12 @@ def _trace(
         A manifest without figures, and the files of each stage's graph, the graph itself first.
     """
     config = checkpoint.config
-    say(f"load {checkpoint.name}: {config.system} {config.variant}")
-    network = module.load(checkpoint, dict(recipe.switches))
+    with steps.step("load", f" {checkpoint.name}: {config.system} {config.variant}"):
+        network = module.load(checkpoint, dict(recipe.switches))
     stages, graphs = [], {}
     for stage in module.stages(network):
-        say(f"trace {stage.name}")
-        spec, graphs[stage.name] = _trace_stage(stage, folder)
+        with steps.step(f"trace {stage.name}"):
+            spec, graphs[stage.name] = _trace_stage(stage, folder)
         stages.append(spec)
     manifest = Manifest(
         schema_version=SCHEMA_VERSION,
@@ -177,12 +180,13 @@ def _verify(
     checkpoint: Checkpoint,
     module: ModuleType,
     reference: _Reference,
-    say: Say,
+    steps: Steps,
 ) -> None:
     """Hold the graphs against PyTorch, loaded again: the engines had the memory in between."""
     for stage in module.stages(module.load(checkpoint, dict(recipe.switches))):
-        worst = verify(stage, reference.runs[stage.name][:3])
-        say(f"verify {stage.name}: within {worst:.1e} of PyTorch")
+        with steps.step(f"verify {stage.name}"):
+            worst = verify(stage, reference.runs[stage.name][:3])
+        steps.say(f"verified {stage.name}: within {worst:.1e} of PyTorch")
 
 
 def _write(
@@ -225,7 +229,7 @@ def _choose(
     system: System,
     samples: Sequence[Sample],
     reference: _Reference,
-    say: Say,
+    steps: Steps,
 ) -> dict[str, Choice]:
     """Decide each stage's precision."""
     choices = {}
@@ -241,15 +245,16 @@ def _choose(
             return "" if lost <= recipe.max_iou_drop else f"loses {lost:.2f} gIoU points"
 
         precisions = {each.precision for each in found}
-        choices[name] = precision.choose(
-            found,
-            feeds,
-            floor=LEAST_COSINE,
-            threads=1,  # Timed by the thread's own processor time: steady on a busy machine.
-            judge=judge,
-            forced=recipe.forced if recipe.forced in precisions else None,
-        )
-        say(f"choose {name}: {choices[name].reason}")
+        with steps.step(f"choose {name}"):
+            choices[name] = precision.choose(
+                found,
+                feeds,
+                floor=LEAST_COSINE,
+                threads=1,  # Timed by the thread's own processor time: steady on a busy machine.
+                judge=judge,
+                forced=recipe.forced if recipe.forced in precisions else None,
+            )
+        steps.say(f"chose {name}: {choices[name].reason}")
     return choices
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import platform
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ __all__ = [
     "FEATURES",
     "CudaDevice",
     "cuda_devices",
+    "forget_peak_memory",
     "jetson_release",
     "memory_bytes",
     "peak_memory_bytes",
@@ -32,6 +34,8 @@ FEATURES = {
 _CPUINFO = Path("/proc/cpuinfo")
 _MEMINFO = Path("/proc/meminfo")
 _STATUS = Path("/proc/self/status")
+_CLEAR_REFS = Path("/proc/self/clear_refs")
+_CLEAR_PEAK = "5"
 _BOARD = Path("/proc/device-tree/model")
 _TEGRA_RELEASE = Path("/etc/nv_tegra_release")
 _CUDA_LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
@@ -83,6 +87,12 @@ def peak_memory_bytes() -> int | None:
     """
     peak = _fields(_STATUS).get("VmHWM")
     return _bytes(peak) if peak else None
+
+
+def forget_peak_memory() -> None:
+    """Let `peak_memory_bytes` count from now on; it goes on counting where that is not allowed."""
+    with suppress(OSError):
+        _CLEAR_REFS.write_text(_CLEAR_PEAK)
 
 
 def jetson_release() -> str | None:

@@ -1,4 +1,6 @@
+import gc
 import logging
+import weakref
 
 import numpy as np
 import pytest
@@ -82,6 +84,17 @@ def test_varying_axes_take_any_extent(graph, stage, size):
     eager = stage.module.eval()(torch.from_numpy(image), torch.from_numpy(token_ids))
     for name, expected in zip(stage.outputs, eager, strict=True):
         np.testing.assert_allclose(found[name], expected.detach().numpy(), rtol=1e-4, atol=1e-6)
+
+
+def test_a_trace_keeps_no_weights():
+    weights = weakref.WeakSet()
+    for _ in range(2):
+        stage = _stage()
+        weights.update(stage.module.parameters())
+        trace(stage)
+        del stage
+        gc.collect()
+        assert not list(weights)
 
 
 def test_tracing_is_silent_and_leaves_the_log_as_it_was(caplog):

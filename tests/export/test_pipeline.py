@@ -76,7 +76,7 @@ def test_an_export_says_its_steps_and_nothing_else(killed_export):
     lines = killed_export.log.splitlines()
     assert lines[0] == "saymask: load tiny: evf-sam tiny"
     assert [line.split()[2].strip(":") for line in lines if " trace " in line] == list(STAGES)
-    assert [line for line in lines if " verify mask: within " in line]
+    assert [line for line in lines if " verified mask: within " in line]
     assert not [line for line in lines if not line.startswith("saymask: ")]
 
 
@@ -203,7 +203,7 @@ def test_int8_is_reported_stage_by_stage(recipe, forced, stages_forced, capsys):
     assert bundle.manifest.precision == "int8"
     for name in STAGES:
         stage = bundle.stage(name)
-        assert f"choose {name}: {stage.reason}" in said
+        assert f"chose {name}: {stage.reason}" in said
         if name in stages_forced:
             assert stage.precision == forced
             assert stage.reason.startswith(f"{forced} was asked for; {forced} takes ")
@@ -229,7 +229,7 @@ def test_no_budget_at_all_lets_nothing_pass(recipe):
     said = []
     with pytest.raises(GateError, match="at most nan .* image fp32, prompt fp32, mask fp32"):
         export(replace(recipe, max_iou_drop=float("nan")), said.append)
-    assert sum(line.startswith("choose ") for line in said) == 3
+    assert sum(line.startswith("chose ") for line in said) == 3
 
 
 @pytest.mark.usefixtures("traced")

@@ -70,6 +70,11 @@ def test_peak_memory_is_this_process_alone():
     own = machine.peak_memory_bytes()
     assert own
     assert own > len(ballast) > int(done.stdout) > 2**20
+    del ballast
+    machine.forget_peak_memory()
+    later = machine.peak_memory_bytes()
+    assert later
+    assert own - later > 100 * 2**20
 
 
 def test_a_cuda_driver_is_asked(tmp_path, monkeypatch):
