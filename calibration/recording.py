@@ -55,7 +55,8 @@ class _Watched:
         return self._engine.device
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        outputs = self._engine.run(inputs)
+        # Copies, as one array of ONNX Runtime's keeps all memory alive that its session ever took.
+        outputs = {name: np.array(array) for name, array in self._engine.run(inputs).items()}
         self._runs.append(Run(dict(inputs), outputs))
         return outputs
 

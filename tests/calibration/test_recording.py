@@ -35,6 +35,27 @@ def test_every_stage_is_seen_with_what_comes_from_the_one_before(system, frame):
     assert [feed["token_ids"].dtype for feed in recorder.feeds("prompt")] == [np.int64] * 2
 
 
+def test_what_is_kept_is_not_the_engines_own(system, frame):
+    recorder = Recorder()
+    given = []
+
+    class Keeping:
+        """Hands on what an engine gives."""
+
+        def __init__(self, engine):
+            self.engine, self.stage = engine, engine.stage
+
+        def run(self, inputs):
+            given.append(self.engine.run(inputs))
+            return given[-1]
+
+    system.with_engines(Keeping).with_engines(recorder.watch).segment(frame, prompts_from(PHRASES))
+    for runs, arrays in zip(recorder.runs.values(), given, strict=True):
+        for name, array in runs[0].outputs.items():
+            assert (array == arrays[name]).all()
+            assert not np.shares_memory(array, arrays[name])
+
+
 def test_watching_changes_no_mask(system, frame):
     found = system.with_engines(Recorder().watch).segment(frame, prompts_from(PHRASES))
     expected = system.segment(frame, prompts_from(PHRASES))

@@ -18,6 +18,10 @@ Name: other, LayerType: kgen, Inputs: [ { Name: y, Datatype: Half }], Constants:
 Name: ids, LayerType: gather, Inputs: [ { Name: i, Datatype: Int64 }], Outputs: []
 Name: old, LayerType: conv, Inputs: [ { Name: x, Format/Datatype: Row major linear INT8 format }], \
 Outputs: [ { Name: y, Format/Datatype: Row major linear FP16 format }]
+Name: few, LayerType: fusion, Inputs: [ { Name: x, Datatype: Half }], Constants: [ { Name: w, \
+Datatype: Int4, Format: L }, { Name: s, Datatype: Float }], Outputs: [ { Name: y, Datatype: Half }]
+Name: eighth, LayerType: gemm, Inputs: [ { Name: x, Datatype: FP8 }], Constants: [ { Name: w, \
+Datatype: FP8, Format: L }], Outputs: [ { Name: y, Datatype: Half }]
 Name: shapes, LayerType: shape_call, Inputs: [], Constants: [], Outputs: [], TacticName:
 """
 
@@ -26,7 +30,9 @@ def test_built_layers_are_counted_by_type_and_precision():
     assert built_layers(LOG) == (
         LayerCount(kind="conv", precision="fp16+int8", count=1),
         LayerCount(kind="correlation", precision="fp16", count=1),
+        LayerCount(kind="fusion", precision="fp16+int4", count=1),
         LayerCount(kind="gather", precision="int64", count=1),
+        LayerCount(kind="gemm", precision="fp16+fp8", count=1),
         LayerCount(kind="kgen", precision="fp16+fp32", count=2),
         LayerCount(kind="shape_call", precision="none", count=1),
     )

@@ -8,8 +8,16 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from saymask.calibration.passes import split_gemms
+from saymask.calibration.plan import plan_nodes
+from saymask.calibration.ranges import Range
 from saymask.calibration.score import score_mask
+from saymask.calibration.symmetric import lower_symmetric, symmetric_tensors
+from saymask.calibration.weight_only import weight_only
+from saymask.export.compile import shape_range
+from saymask.export.engine_build import EngineJob, build_engine
 from saymask.export.halve import element_types, halve
+from saymask.runtime.engine_cache import device_key
 from saymask.runtime.errors import UsageError
 
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
@@ -37,6 +45,17 @@ def _kinds(model: onnx.ModelProto) -> dict[str, int]:
         for node in model.graph.node
         if node.op_type != "Cast"
     }
+
+
+def _lower(graph: onnx.ModelProto, form: str) -> onnx.ModelProto:
+    """Quantize a graph in INT8, FP8 or the weights alone, with ranges of no particular data."""
+    model = split_gemms(graph)
+    plan = plan_nodes(model)
+    if form in ("8", "4"):
+        return weight_only(model, plan, bits=int(form))
+    wishes = {"element": form, "attention": form == "fp8"}
+    names = symmetric_tensors(model, plan, **wishes)
+    return lower_symmetric(model, plan, dict.fromkeys(names, Range(low=-4, high=4)), **wishes)
 
 
 def _run(model: onnx.ModelProto, **feeds: np.ndarray) -> list[np.ndarray]:
@@ -95,6 +114,78 @@ def test_linear_attention_sums_in_fp32_from_the_last_weights():
     x = np.full((64, 4), 60, np.float32)
     (result,), (expected,) = _run(halved, x=x), _run(model, x=x)
     np.testing.assert_allclose(result, expected, rtol=1e-3)
+
+
+def test_quantized_weights_are_the_last_before_a_division_too():
+    zero, scale = np.int8(0), np.float32(0.5)
+    nodes = [
+        ("DequantizeLinear", ["integers", "scale"], "w", {}),
+        ("QuantizeLinear", ["x", "scale", "zero"], "small", {}),
+        ("DequantizeLinear", ["small", "scale", "zero"], "rounded", {}),
+        ("MatMul", ["rounded", "w"], "q", {}),
+        ("Relu", ["q"], "positive", {}),
+        ("Div", ["positive", "positive"], "y", {}),
+    ]
+    constants = {"integers": np.eye(4, dtype=np.int8), "scale": scale, "zero": zero}
+    kinds = _kinds(halve(_model(nodes, constants)))
+    assert {name for name, kind in kinds.items() if kind == FLOAT} == {"positive", "y"}
+
+
+@pytest.mark.parametrize("form", ["int8", "8", "4"])
+def test_quantized_graphs_keep_their_numbers(fp32_bundle, graphs, form):
+    lowered = _lower(graphs["mask"], form)
+    halved = halve(lowered)
+    small = (TensorProto.INT8, TensorProto.INT4)
+    stored, kept = (
+        {each.name: each.raw_data for each in model.graph.initializer if each.data_type in small}
+        for model in (lowered, halved)
+    )
+    assert stored == kept
+    before, after = (
+        {each.name: numpy_helper.to_array(each) for each in model.graph.initializer}
+        for model in (lowered, halved)
+    )
+    scales = [name for name in before if name.endswith("_scale")]
+    assert scales
+    for name in scales:
+        half = after[f"{name}_fp16"]
+        assert half.dtype == np.float16
+        np.testing.assert_array_equal(half, before[name])
+    golden = fp32_bundle.golden()
+    feeds = {each.name: golden[f"mask/{each.name}"] for each in halved.graph.input}
+    (ours, _), (theirs, _) = _run(halved, **feeds), _run(lowered, **feeds)
+    assert (ours * theirs).sum() > 0.99 * np.linalg.norm(ours) * np.linalg.norm(theirs)
+
+
+@pytest.mark.parametrize(
+    ("form", "kind", "name"),
+    [
+        ("int8", "gemm", "fp16+int8"),
+        ("fp8", "gemm", "fp16+fp8"),
+        ("8", "runtime_fusion", "fp16+int8"),
+        ("4", "runtime_fusion", "fp16+int4"),
+    ],
+)
+def test_quantized_graphs_become_engines(fp32_bundle, graphs, tmp_path, form, kind, name):
+    rtx = pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed")
+    graph = tmp_path / "mask.onnx"
+    onnx.save(_lower(graphs["mask"], form), graph)
+    job = EngineJob(
+        stage="mask",
+        graph=graph,
+        shapes=tuple(
+            shape_range(each, {"phrases": 4}) for each in fp32_bundle.stage("mask").inputs
+        ),
+        precision="fp16",
+        key=device_key("tensorrt_rtx", rtx.__version__, (89,)),
+        folder=tmp_path,
+    )
+    report = build_engine(job, lambda: None)
+    counts = {(row.kind, row.precision): row.count for row in report.built}
+    weighted = sum(each.op_type == "DequantizeLinear" for each in onnx.load(graph).graph.node)
+    assert counts[kind, name] > weighted / 4
+    asked = {(row.kind, row.precision) for row in report.asked}
+    assert ("DequantizeLinear", name) in asked
 
 
 def test_a_layer_norm_written_out_squares_in_fp32():
