@@ -76,7 +76,8 @@ def folder() -> Iterator[Path]:
 
 def _saymask(*words: object) -> tuple[str, str]:
     """Run `saymask` in a process of its own and return its stdout and stderr."""
-    command = [sys.executable, "-m", "saymask.runtime.cli", *map(str, words)]
+    program = "import sys; from saymask.runtime.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", program, *map(str, words)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout, done.stderr
