@@ -38,7 +38,8 @@ def halve(model: onnx.ModelProto) -> onnx.ModelProto:
     FP32 stay: normalizations, softmax, reductions, Resize, and a division by something computed
     with all that leads to it from the last weights, so that EfficientViT's linear attention sums
     its tokens in FP32 (in FP16 it overflows). Constants beyond FP16, such as the minus infinity of
-    an attention mask, become its largest number.
+    an attention mask, become its largest number. Q/DQ take the type of what they stand between; the
+    small numbers themselves stay.
 
     Args:
         model: Flat graph in FP32 whose nodes have names; it stays as it is.
