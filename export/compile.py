@@ -11,6 +11,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import ModuleType
 
+from ..calibration.fp8 import LEAST_FP8_SM, check_fp8
 from ..runtime import machine
 from ..runtime.bundle import Bundle
 from ..runtime.engine_cache import (
@@ -38,6 +39,8 @@ __all__ = ["CompileRecipe", "compile_bundle", "needed_bytes", "shape_range"]
 
 _LEAST_SM = 80
 """TensorRT-RTX compiles for this and all later ones that it knows, unless one is named."""
+_TYPED = ("fp32", "int8", "fp8", "int8-weights", "int4-weights")
+"""Precisions of stages whose graphs say the type of every tensor as TensorRT wants it."""
 _FLOOR_BYTES = 512 << 20
 _BYTES_PER_GRAPH_BYTE = 3
 """Measured with TensorRT-RTX 1.7: 1.4 GiB at most for 384 MiB of weights in FP32."""
@@ -50,7 +53,7 @@ class CompileRecipe:
     target: str
     """Key of `engine_cache.TARGETS`."""
     precision: str = "fp32"
-    """"fp32" or "fp16"."""
+    """"fp32" or "fp16": what the graphs' floats become."""
     device_sm: int | None = None
     """Compute capability times ten to compile for alone; None is the GPU that is here, or with
     TensorRT-RTX all from 8.0 on."""
@@ -67,7 +70,7 @@ def compile_bundle(
     """Compile every stage and put the engines into the bundle in one step.
 
     Args:
-        bundle: Its graphs must be FP32.
+        bundle: Its graphs must be FP32 or exported for TensorRT.
         recipe: What to compile for.
         say: Is told what happens.
         step: Called now and then while a compiler works.
@@ -80,7 +83,7 @@ def compile_bundle(
         EngineError: A graph is refused, or its compiler died.
         MissingExtraError: The target's library is not installed.
         OutputError: The bundle cannot be written.
-        UsageError: The recipe makes no sense, or a stage is not FP32.
+        UsageError: The recipe makes no sense, or a stage is in a form of ONNX Runtime's.
     """
     if recipe.target not in TARGETS:
         raise UnknownNameError("target", recipe.target, TARGETS)
@@ -89,7 +92,7 @@ def compile_bundle(
     for stage in bundle.manifest.stages:
         _check_stage(bundle, stage)
     library = require(TARGETS[recipe.target], extra=recipe.target)
-    key = device_key(TARGETS[recipe.target], library.__version__, _sm(library, recipe))
+    key = device_key(TARGETS[recipe.target], library.__version__, _sm(library, recipe, bundle))
     try:
         with replacing(bundle.folder / ENGINES / key.folder) as folder:
             reports = []
@@ -111,10 +114,11 @@ def needed_bytes(graph_bytes: int) -> int:
 
 def _check_stage(bundle: Bundle, stage: StageSpec) -> None:
     """Refuse what cannot be compiled before hours of work."""
-    if stage.precision != "fp32":
+    if stage.precision not in _TYPED:
         raise UsageError(
-            f"engines are compiled from FP32 graphs; stage {stage.name!r} of {bundle.folder} is "
-            f"{stage.precision}; export without --int8 and build that"
+            f"engines are compiled from graphs in {', '.join(_TYPED)}; stage {stage.name!r} of "
+            f"{bundle.folder} is {stage.precision}, which is for ONNX Runtime; export with "
+            "--target rtx or tensorrt and build that"
         )
     memory = machine.memory_bytes()
     needed = needed_bytes(_graph_bytes(bundle.folder / stage.file))
@@ -126,19 +130,34 @@ def _check_stage(bundle: Bundle, stage: StageSpec) -> None:
         )
 
 
-def _sm(library: ModuleType, recipe: CompileRecipe) -> tuple[int, ...]:
-    """Settle which compute capabilities to compile for."""
+def _sm(library: ModuleType, recipe: CompileRecipe, bundle: Bundle) -> tuple[int, ...]:
+    """Settle which compute capabilities to compile for; what a user names must know FP8."""
+    is_fp8 = any(stage.precision == "fp8" for stage in bundle.manifest.stages)
+    named = _named_sm(library, recipe)
+    if named is None:
+        least = LEAST_FP8_SM if is_fp8 else _LEAST_SM
+        return tuple(number for number in _known_sm(library) if number >= least)
+    if is_fp8:
+        check_fp8(named)
+    return (named,)
+
+
+def _known_sm(library: ModuleType) -> list[int]:
+    """List what TensorRT-RTX compiles for."""
+    known = [name[2:] for name in dir(library.ComputeCapability) if name.startswith("SM")]
+    return sorted(int(number) for number in known if number.isdecimal())
+
+
+def _named_sm(library: ModuleType, recipe: CompileRecipe) -> int | None:
+    """Say which one compute capability is wished for; None where TensorRT-RTX takes all."""
     if recipe.target == "rtx":
-        known = [name[2:] for name in dir(library.ComputeCapability) if name.startswith("SM")]
-        numbers = sorted(int(number) for number in known if number.isdecimal())
-        if recipe.device_sm is None:
-            return tuple(number for number in numbers if number >= _LEAST_SM)
-        if recipe.device_sm not in numbers:
+        numbers = _known_sm(library)
+        if recipe.device_sm not in (None, *numbers):
             raise UsageError(
                 f"--device-sm must be one of {', '.join(map(str, numbers))} for "
                 f"tensorrt_rtx {library.__version__}; got {recipe.device_sm}"
             )
-        return (recipe.device_sm,)
+        return recipe.device_sm
     here = [int(device.capability.replace(".", "")) for device in machine.cuda_devices()]
     if not here or recipe.device_sm not in (None, here[0]):
         wanted = f"sm {recipe.device_sm}" if recipe.device_sm else "one"
@@ -147,7 +166,7 @@ def _sm(library: ModuleType, recipe: CompileRecipe) -> tuple[int, ...]:
             f"{wanted} was asked for and this machine has {here or 'none'}; "
             "build there, or take --target rtx, which needs none"
         )
-    return (here[0],)
+    return here[0]
 
 
 def _compile_stage(

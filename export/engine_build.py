@@ -37,11 +37,11 @@ class EngineJob:
     stage: str
     """Name of the stage."""
     graph: Path
-    """Its FP32 graph."""
+    """Its graph in FP32, or with small numbers as TensorRT takes them."""
     shapes: tuple[ShapeRange, ...]
     """One for each input."""
     precision: str
-    """"fp32" or "fp16"."""
+    """"fp32" or "fp16": what the graph's floats become."""
     key: DeviceKey
     """What it is compiled for; `key.library` compiles it."""
     folder: Path

@@ -87,11 +87,38 @@ def test_wishes_that_make_no_sense(bundle):
         _compile(bundle, device_sm=87)
 
 
-def test_int8_graphs_are_refused(bundle):
-    stages = (replace(bundle.manifest.stages[0], precision="int8-static"),)
-    int8 = replace(bundle, manifest=replace(bundle.manifest, stages=stages))
-    with pytest.raises(UsageError, match="stage 'image' .* is int8-static; export without --int8"):
-        _compile(int8)
+def _all_in(bundle: Bundle, precision: str) -> Bundle:
+    stages = tuple(replace(stage, precision=precision) for stage in bundle.manifest.stages)
+    return replace(bundle, manifest=replace(bundle.manifest, stages=stages))
+
+
+def test_graphs_for_onnx_runtime_are_refused(bundle):
+    with pytest.raises(UsageError, match="stage 'image' .* is int8-static, .* with --target rtx"):
+        _compile(_all_in(bundle, "int8-static"))
+
+
+@pytest.mark.usefixtures("rtx")
+def test_fp8_is_compiled_for_what_knows_it(bundle, monkeypatch):
+    keys = []
+    monkeypatch.setattr(compiling, "_compile_stage", lambda *job: keys.append(job[3].sm))
+    for precision, expected in (("int8", (89, 120)), ("fp8", (89, 120))):
+        _compile(_all_in(bundle, precision))
+        assert set(keys) == {expected}
+    monkeypatch.setattr(compiling, "LEAST_FP8_SM", 120)
+    _compile(_all_in(bundle, "fp8"))
+    assert keys[-1] == (120,)
+    with pytest.raises(DeviceError, match="FP8 takes .* 8.9 or newer .*; got 7.5"):
+        _compile(_all_in(bundle, "fp8"), device_sm=75)
+
+
+def test_fp8_is_refused_on_an_orin(bundle, monkeypatch):
+    library = ModuleType("tensorrt")
+    library.__version__ = "10.3.0"
+    monkeypatch.setitem(sys.modules, "tensorrt", library)
+    orin = machine.CudaDevice(name="Orin", capability="8.7", memory_bytes=1 << 33)
+    monkeypatch.setattr(machine, "cuda_devices", lambda: (orin,))
+    with pytest.raises(DeviceError, match=r"got 8.7 \(Jetson Orin\); take --int8 or --fp16"):
+        _compile(_all_in(bundle, "fp8"), "tensorrt")
 
 
 def test_too_little_memory_is_one_error_before_any_work(bundle, monkeypatch):
