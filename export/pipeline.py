@@ -145,10 +145,14 @@ def _trace(
         system=config.system,
         variant=config.variant,
         precision=recipe.precision,
+        target="cpu",
         stages=tuple(stages),
         views=module.views_of(checkpoint, dict(recipe.switches)),
         tokenizer=TokenizerSpec(
-            kind=module.TOKENIZER, file=VOCABULARY_FILE, max_tokens=config.max_tokens
+            kind=module.TOKENIZER,
+            file=VOCABULARY_FILE,
+            max_tokens=config.max_tokens,
+            rows=module.token_rows(checkpoint),
         ),
         templates=module.TEMPLATES,
         mask_threshold=module.MASK_THRESHOLD,

@@ -14,6 +14,7 @@ import numpy as np
 from .errors import OutputError, require
 from .masks import Masks
 from .overlay import draw
+from .records import records
 from .sources import Frame
 
 __all__ = ["JsonLines", "MaskPictures", "OverlayPicture", "OverlayVideo", "Sink", "distinct_stems"]
@@ -83,7 +84,7 @@ class JsonLines(Sink):
             BrokenPipeError: Nobody reads the stream any more.
         """
         try:
-            for record in _records(frame, masks):
+            for record in records(frame, masks):
                 self._stream.write(json.dumps(record) + "\n")
             self._stream.flush()
         except BrokenPipeError:
@@ -160,24 +161,6 @@ def distinct_stems(names: Sequence[str]) -> list[str]:
             break
         stems = ["-".join(path.parts[-kept:]) for path in paths]
     return stems
-
-
-def _records(frame: Frame, masks: Masks) -> Iterator[dict[str, Any]]:
-    boxes_xyxy, scores = masks.boxes_xyxy.tolist(), masks.scores.tolist()
-    times_ms = {stage: round(ms, 3) for stage, ms in masks.timings_ms}
-    for number, (label, rle) in enumerate(zip(masks.labels, masks.rle(), strict=True)):
-        yield {
-            "source": frame.name,
-            "frame": frame.index,
-            "time_s": frame.time_s and round(frame.time_s, 6),
-            "phrase": label,
-            "size": rle["size"],
-            "rle": rle,
-            "box_xyxy": boxes_xyxy[number],
-            "score": round(scores[number], 6),
-            "area_px": int(masks.boolean[number].sum()),
-            "times_ms": times_ms,
-        }
 
 
 def _even(picture_hwc: np.ndarray) -> np.ndarray:

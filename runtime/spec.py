@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Version of `bundle.json`; a reader refuses any other."""
 
 
@@ -74,6 +74,8 @@ class TokenizerSpec:
     """Path of the vocabulary inside the bundle."""
     max_tokens: int
     """Longest accepted prompt in tokens, with its begin and end marks."""
+    rows: int
+    """Rows of the network's word embedding; a token's id must be below."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,7 +133,9 @@ class Manifest:
     variant: str
     """Size of the networks, for example "mini"."""
     precision: str
-    """What was asked for: "fp32", "fp16", "int8" or "fp8"."""
+    """What was asked for: "fp32", "int8" or "fp8"."""
+    target: str
+    """What the graphs are written for: "cpu" or a key of `engine_cache.TARGETS`."""
     stages: tuple[StageSpec, ...]
     """In the order they run."""
     views: tuple[ViewSpec, ...]

@@ -33,12 +33,13 @@ class XlmRoberta:
 
     BEGIN, PAD, END, UNKNOWN = range(4)
 
-    def __init__(self, file: Path, max_tokens: int) -> None:
+    def __init__(self, file: Path, max_tokens: int, rows: int | None = None) -> None:
         """Load the vocabulary.
 
         Args:
             file: A SentencePiece model.
             max_tokens: Longest accepted text, <s> and </s> included.
+            rows: Rows of the word embedding; without them no id is refused.
 
         Raises:
             BundleError: `file` is not a SentencePiece model.
@@ -53,6 +54,7 @@ class XlmRoberta:
                 "export the bundle again"
             ) from error
         self._max_tokens = max_tokens
+        self._rows = rows
         self._special = {
             "<s>": self.BEGIN,
             "<pad>": self.PAD,
@@ -66,7 +68,7 @@ class XlmRoberta:
         """Encode one text, wrapped in <s> and </s>.
 
         Raises:
-            PromptError: It has too many tokens.
+            PromptError: It has too many tokens, or one that the network has no row for.
         """
         ids = [self.BEGIN]
         for part in self._splitter.split(text):
@@ -76,6 +78,11 @@ class XlmRoberta:
             raise PromptError(
                 f"a prompt must have at most {self._max_tokens} tokens with its begin and end; "
                 f"got {len(ids)} in {text[:60]!r}; say it in fewer words"
+            )
+        if self._rows is not None and max(ids) >= self._rows:
+            raise PromptError(
+                f"a prompt's tokens must be below {self._rows}, the rows of the network's word "
+                f"embedding; got {max(ids)} in {text[:60]!r}; leave out marks such as <mask>"
             )
         return ids
 
@@ -88,7 +95,7 @@ class XlmRoberta:
         """Encode N texts as (N, longest) int64 ids, padded with <pad> on the right.
 
         Raises:
-            PromptError: One of them has too many tokens.
+            PromptError: One of them is refused; see `ids`.
         """
         rows = [self.ids(text) for text in texts]
         padded = np.full((len(rows), max(map(len, rows), default=0)), self.PAD, np.int64)
@@ -111,4 +118,4 @@ def open_tokenizer(folder: Path, spec: TokenizerSpec) -> Tokenizer:
     """
     if spec.kind not in TOKENIZERS:
         raise UnknownNameError("tokenizer", spec.kind, TOKENIZERS)
-    return TOKENIZERS[spec.kind](folder / spec.file, spec.max_tokens)
+    return TOKENIZERS[spec.kind](folder / spec.file, spec.max_tokens, spec.rows)

@@ -127,10 +127,11 @@ def tiny_bundle(tmp_path_factory) -> Path:
 
 def _write(folder: Path, files: dict[str, bytes]) -> Bundle:
     manifest = Manifest(
-        schema_version=1,
+        schema_version=2,
         system="evf-sam",
         variant="tiny",
         precision="fp32",
+        target="cpu",
         stages=tuple(
             StageSpec(
                 name=name,
@@ -143,7 +144,9 @@ def _write(folder: Path, files: dict[str, bytes]) -> Bundle:
             for name, (inputs, outputs) in STAGES.items()
         ),
         views=(SAM, BEIT),
-        tokenizer=TokenizerSpec(kind="xlm-roberta", file="tokenizer/tiny.spm", max_tokens=16),
+        tokenizer=TokenizerSpec(
+            kind="xlm-roberta", file="tokenizer/tiny.spm", max_tokens=16, rows=100
+        ),
         templates=(("semantic", "[semantic] {phrase}"),),
         mask_threshold=0.0,
         source=SourceSpec(name="tiny", sha256="0" * 64, license="CC0-1.0"),

@@ -28,6 +28,7 @@ __all__ = [
     "config_from_released",
     "load",
     "stages",
+    "token_rows",
     "views",
     "views_of",
 ]
@@ -209,6 +210,11 @@ def views_of(
     """Return `views` as the checkpoint's own code has them; arguments and errors as in `load`."""
     switches = switches_from(checkpoint.name, checkpoint.config.variant, overrides)
     return views(_spec(checkpoint), switches)
+
+
+def token_rows(checkpoint: Checkpoint) -> int:
+    """Return the rows of the word embedding; errors as in `load`."""
+    return _spec(checkpoint).multimodal_encoder.vocabulary
 
 
 def _spec(checkpoint: Checkpoint) -> EvfSamSpec:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -24,15 +24,35 @@ Wrap = Callable[[Engine], Engine]
 
 
 class System(Protocol):
-    """The engines of one bundle; it keeps nothing from one frame to the next."""
+    """The engines of one bundle; it keeps nothing from one frame to the next.
+
+    A frame takes three steps, which threads may run side by side for frames that follow each other.
+    What one step hands to the next is the system's own: a value that nobody else looks into.
+    """
 
     @property
     def device(self) -> str:
         """Where it computes: "cpu" or "cuda:N"."""
         ...
 
+    def check_prompts(self, prompts: tuple[Prompt, ...]) -> None:
+        """Raise a PromptError if it could not read the prompts."""
+        ...
+
+    def prepare(self, frame: np.ndarray, prompts: tuple[Prompt, ...]) -> Any:
+        """Turn a frame (H, W, 3) uint8 RGB and prompts into what its engines take."""
+        ...
+
+    def infer(self, prepared: Any) -> Any:
+        """Run its engines on what `prepare` returned."""
+        ...
+
+    def finish(self, inferred: Any) -> Masks:
+        """Turn what `infer` returned into masks at the frame's size."""
+        ...
+
     def segment(self, frame: np.ndarray, prompts: tuple[Prompt, ...]) -> Masks:
-        """Segment a frame (H, W, 3) uint8 RGB as the prompts say."""
+        """Take the three steps one after the other."""
         ...
 
     def with_engines(self, wrap: Wrap) -> System:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ..bundle import Bundle
 from ..engine import Engine, open_engines
 from ..errors import PromptError
-from ..geometry import back, fit
+from ..geometry import Placement, back, fit
 from ..masks import Masks
 from ..prompt import Prompt
 from ..timing import Stopwatch
@@ -19,6 +19,38 @@ from ..tokenizer import Tokenizer, open_tokenizer
 __all__ = ["EvfSam", "open_system"]
 
 STAGES = ("image", "prompt", "mask")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Prepared:
+    """A frame and N prompts as the engines take them."""
+
+    texts: tuple[str, ...]
+    """The words of each prompt."""
+    token_ids: np.ndarray
+    """(N, longest) int64, padded on the right."""
+    sam_view: np.ndarray
+    """(1, 3, h, w) float32, the frame as SAM sees it."""
+    beit_view: np.ndarray
+    """(1, 3, h, w) float32, the frame as BEiT-3 sees it."""
+    placement: Placement
+    """Where the frame lies in SAM's view."""
+    timings_ms: tuple[tuple[str, float], ...]
+    """Milliseconds of each stage so far."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Inferred:
+    """What the engines made of it."""
+
+    texts: tuple[str, ...]
+    """The words of each prompt."""
+    logits_nhw: np.ndarray
+    """(N, h, w) float32 over SAM's view."""
+    placement: Placement
+    """Where the frame lies in SAM's view."""
+    timings_ms: tuple[tuple[str, float], ...]
+    """Milliseconds of each stage so far."""
 
 
 def open_system(bundle: Bundle, *, device: str, threads: int | None) -> EvfSam:
@@ -46,13 +78,16 @@ class EvfSam:
         """Where it computes: "cpu" or "cuda:N"."""
         return self._engines["image"].device
 
-    def segment(self, frame: np.ndarray, prompts: tuple[Prompt, ...]) -> Masks:
-        """Segment a frame (H, W, 3) uint8 RGB: one mask for each prompt, in their order.
+    def check_prompts(self, prompts: tuple[Prompt, ...]) -> None:
+        """Raise a PromptError if a prompt is too long, or has references or a history."""
+        self._tokenizer.batch(_texts(prompts))
+
+    def prepare(self, frame: np.ndarray, prompts: tuple[Prompt, ...]) -> _Prepared:
+        """Turn a frame (H, W, 3) uint8 RGB into two views and prompts into token ids.
 
         Raises:
             FrameError: The frame is not such an array.
             PromptError: A prompt is too long, or has references or a history.
-            EngineError: A stage failed.
         """
         watch = Stopwatch()
         with watch.lap("words"):
@@ -61,16 +96,50 @@ class EvfSam:
         with watch.lap("views"):
             sam_view, placement = fit(frame, self._sam)
             beit_view, _ = fit(frame, self._beit)
+        return _Prepared(
+            texts=texts,
+            token_ids=token_ids,
+            sam_view=sam_view,
+            beit_view=beit_view,
+            placement=placement,
+            timings_ms=watch.laps_ms,
+        )
+
+    def infer(self, prepared: _Prepared) -> _Inferred:
+        """Encode the frame, let BEiT-3 read the words beside it, and decode a mask for each.
+
+        Raises:
+            EngineError: A stage failed.
+        """
+        watch = Stopwatch()
         with watch.lap("image"):
-            image = self._engines["image"].run({"image": sam_view})
+            image = self._engines["image"].run({"image": prepared.sam_view})
         with watch.lap("prompt"):
-            prompt = self._engines["prompt"].run({"image": beit_view, "token_ids": token_ids})
+            prompt = self._engines["prompt"].run(
+                {"image": prepared.beit_view, "token_ids": prepared.token_ids}
+            )
         with watch.lap("mask"):
-            mask = self._engines["mask"].run({**image, **prompt})
+            logits_nhw = self._engines["mask"].run({**image, **prompt})["logits"][:, 0]
+        return _Inferred(
+            texts=prepared.texts,
+            logits_nhw=logits_nhw,
+            placement=prepared.placement,
+            timings_ms=prepared.timings_ms + watch.laps_ms,
+        )
+
+    def finish(self, inferred: _Inferred) -> Masks:
+        """Bring the logits back to the frame's size and cut them: one mask for each prompt."""
+        watch = Stopwatch()
         with watch.lap("back"):
-            boolean, scores = back(mask["logits"][:, 0], placement, threshold=self._threshold)
-            masks = Masks.of(boolean, scores, texts)
-        return replace(masks, timings_ms=watch.laps_ms)
+            boolean, scores = back(
+                inferred.logits_nhw, inferred.placement, threshold=self._threshold
+            )
+            masks = Masks.of(boolean, scores, inferred.texts)
+        return replace(masks, timings_ms=inferred.timings_ms + watch.laps_ms)
+
+    def segment(self, frame: np.ndarray, prompts: tuple[Prompt, ...]) -> Masks:
+        """Take the three steps: one mask for each prompt, in their order; see each for errors."""
+        return self.finish(self.infer(self.prepare(frame, prompts)))
 
     def with_engines(self, wrap: Callable[[Engine], Engine]) -> EvfSam:
         """Return the same system on what `wrap` gives for each of its engines."""

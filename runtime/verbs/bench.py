@@ -1,15 +1,12 @@
-"""Time bundles on this machine, one alone or several side by side."""
+"""Time bundles on this machine: one alone, several side by side, or one on a stream."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
-from importlib.metadata import version
 from itertools import chain, cycle, islice
 from statistics import median
 from typing import Any
@@ -17,20 +14,20 @@ from typing import Any
 from ..benchmark import END_TO_END, Workload, interleave, ratio_of_medians, spread_of
 from ..bundle import Bundle
 from ..coldstart import ColdStart, cold_start
-from ..machine import processor_name
+from ..conditions import machine_conditions, machine_text
 from ..options import add_bundle, add_engine, add_json, positive
 from ..progress import Progress
 from ..segmenter import Segmenter
 from ..shelf import find_bundle
 from ..sources import open_sources
 from ..table import table
+from .bench_stream import add_stream_flags, check_flags, run_stream
 
 __all__ = ["add_arguments", "run"]
 
 _COLD_STARTS = 5
-_WARM_UP = 10
+_ITERATIONS, _WARM_UP = 100, 10
 _MOST_FRAMES = 32
-_ENGINE_LIBRARIES = ("onnxruntime", "tensorrt", "tensorrt_rtx", "llama_cpp")
 _START_HEADER = ("bundle", "asked", "MiB", "peak MiB", "cold start ms", "load ms", "first mask ms")
 _STAGE_HEADER = ("bundle", "stage", "p50 ms", "p90 ms", "p99 ms", "quartile range ms")
 _QUALITY_HEADER = ("bundle", "task", "metric", "fp32", "this")
@@ -58,19 +55,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--iterations",
         type=positive,
-        default=100,
         metavar="N",
-        help=f"rounds that count, after {_WARM_UP} that don't (default: 100)",
+        help=f"rounds that count, after {_WARM_UP} that don't (default: {_ITERATIONS})",
     )
+    add_stream_flags(parser)
     add_json(parser)
     add_engine(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Time frames in this process, then cold starts in fresh ones; print the figures."""
+    """Time what was asked for and print the figures."""
+    check_flags(args)
+    return run_stream(args) if args.stream else _run_rounds(args)
+
+
+def _run_rounds(args: argparse.Namespace) -> int:
+    """Time frames in this process, then cold starts in fresh ones."""
     bundles = [Bundle.read(find_bundle(name)) for name in (args.bundle, *args.compare)]
     workload = _workload(bundles[0], args)
-    with Progress("rounds", _COLD_STARTS + _WARM_UP + args.iterations) as progress:
+    rounds = _COLD_STARTS + _WARM_UP + workload.iterations
+    with Progress("rounds", rounds) as progress:
         samples, device = _run_warm(bundles, workload, progress)
         starts = _start_cold(bundles, workload, progress)
     report = {
@@ -93,7 +97,7 @@ def _workload(bundle: Bundle, args: argparse.Namespace) -> Workload:
         phrases=tuple(islice(cycle(golden["phrases"].tolist()), args.phrases)),
         device=args.device,
         threads=args.threads,
-        iterations=args.iterations,
+        iterations=args.iterations or _ITERATIONS,
         warm_up=_WARM_UP,
     )
 
@@ -125,17 +129,7 @@ def _start_cold(
 
 def _conditions(workload: Workload, device: str) -> dict[str, Any]:
     return {
-        "saymask": version("saymask"),
-        "engines": {
-            name: getattr(sys.modules[name], "__version__", "unknown")
-            for name in _ENGINE_LIBRARIES
-            if name in sys.modules
-        },
-        "processor": processor_name(),
-        "cores": os.cpu_count(),
-        "load_average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
-        "device": device,
-        "threads": workload.threads,
+        **machine_conditions(device, workload.threads),
         "frames": len(workload.frames),
         "frame_hw": workload.frames[0].shape[:2],
         "phrases": len(workload.phrases),
@@ -204,11 +198,9 @@ def _text(report: dict[str, Any]) -> str:
 
 
 def _conditions_text(conditions: dict[str, Any]) -> str:
-    engines = ", ".join(f"{name} {number}" for name, number in conditions["engines"].items())
     height, width = conditions["frame_hw"]
     return (
-        f"{conditions['processor']}, {conditions['cores']} logical cores, "
-        f"load {conditions['load_average']}, {engines}\n"
+        f"{machine_text(conditions)}\n"
         f"{conditions['device']}, threads {conditions['threads'] or 'one a core'}, "
         f"{conditions['frames']} frame(s) of {width}x{height}, {conditions['phrases']} phrase(s), "
         f"{conditions['iterations']} rounds after {conditions['warm_up']}"

@@ -102,8 +102,8 @@ def test_manifest_that_is_no_text(copy):
 
 
 def test_foreign_schema(copy):
-    _edit(copy, schema_version=2)
-    with pytest.raises(BundleError, match="schema_version 1, .* got 2"):
+    _edit(copy, schema_version=1)
+    with pytest.raises(BundleError, match="schema_version 2, .* got 1"):
         Bundle.read(copy)
 
 

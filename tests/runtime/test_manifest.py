@@ -40,9 +40,9 @@ def test_whole_numbers_are_numbers(manifest):
     assert isinstance(read.mask_threshold, float)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"schema_version": 2}', "{}"])
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"schema_version": 1}', "{}"])
 def test_other_text(text):
-    with pytest.raises(BundleError, match="here must (be JSON|have schema_version 1)"):
+    with pytest.raises(BundleError, match="here must (be JSON|have schema_version 2)"):
         manifest_from_text(text, origin="here")
 
 

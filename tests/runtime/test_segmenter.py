@@ -16,6 +16,7 @@ from saymask.runtime import (
     Prompt,
     PromptError,
     Segmenter,
+    UsageError,
 )
 
 
@@ -64,6 +65,34 @@ def test_bad_frame_and_prompts(segmenter, frame):
         segmenter.segment(frame, " ")
     with pytest.raises(PromptError, match="at most 16 tokens .* got 22"):
         segmenter.segment(frame, "red " * 20)
+
+
+def test_the_steps_are_the_whole(segmenter, frame):
+    prompts = ["the red square", "blue"]
+    whole = segmenter.segment(frame, prompts)
+    masks = segmenter.finish(segmenter.infer(segmenter.prepare(frame, prompts)))
+    np.testing.assert_array_equal(masks.boolean, whole.boolean)
+    assert masks.labels == whole.labels == tuple(prompts)
+
+
+def test_a_template_wraps_what_is_read_but_not_the_labels(tiny_bundle, frame):
+    with Segmenter.open(tiny_bundle, device="cpu", threads=1, template="semantic") as segmenter:
+        assert segmenter.segment(frame, ["red", "blue one"]).labels == ("red", "blue one")
+        with pytest.raises(PromptError, match=r"at most 16 tokens .* in '\[semantic\] red"):
+            segmenter.check_prompts("red " * 20)
+    with pytest.raises(UsageError, match="must be one of semantic; got 'poetic'"):
+        Segmenter.open(tiny_bundle, device="cpu", template="poetic")
+
+
+def test_prompts_are_checked_without_a_frame(segmenter):
+    segmenter.check_prompts(["the red square", Prompt("blue")])
+    for prompts, said in (
+        (" ", "must hold words"),
+        ("red " * 5000, "at most 16 tokens"),
+        ([], "at least one"),
+    ):
+        with pytest.raises(PromptError, match=said):
+            segmenter.check_prompts(prompts)
 
 
 def test_found_by_name(tiny_bundle, tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ SENTENCES = [
     "where you hold the blue knife",
     "[semantic] cat ear",
 ]
-SPEC = TokenizerSpec(kind="xlm-roberta", file="tiny.spm", max_tokens=12)
+SPEC = TokenizerSpec(kind="xlm-roberta", file="tiny.spm", max_tokens=12, rows=200)
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +84,14 @@ def test_shorter_texts_are_padded_with_ones(folder):
     assert set(both[0, alone.shape[1] :].tolist()) == {1}
 
 
+def test_a_mark_that_the_network_has_no_row_for_is_refused(folder, pieces):
+    mask = pieces.get_piece_size() + 1
+    tokenizer = open_tokenizer(folder, replace(SPEC, rows=mask))
+    assert len(tokenizer.batch(["the red mug"])) == 1
+    with pytest.raises(PromptError, match=rf"below {mask}, .*; got {mask} in 'a <mask> mug'"):
+        tokenizer.batch(["a <mask> mug"])
+
+
 def test_over_long_prompts_say_both_counts(folder, pieces):
     text = "the red mug left of the lamp behind the table"
     count = len(pieces.encode(text)) + 2
@@ -97,7 +106,7 @@ def test_damaged_vocabulary(tmp_path):
 
 
 def test_unknown_kind(folder):
-    spec = TokenizerSpec(kind="clip", file="tiny.spm", max_tokens=12)
+    spec = replace(SPEC, kind="clip")
     with pytest.raises(UnknownNameError, match="tokenizer must be one of xlm-roberta; got 'clip'"):
         open_tokenizer(folder, spec)
 

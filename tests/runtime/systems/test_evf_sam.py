@@ -53,6 +53,29 @@ def test_words_alone(bundle, frame, prompt):
         system.segment(frame, (prompt,))
 
 
+def test_three_steps_on_frames_that_overtake_each_other(bundle, frame):
+    system = open_system(bundle, device="cpu", threads=1)
+    prompts = (Prompt("the red square"),)
+    first, second = (system.prepare(image, prompts) for image in (frame, frame[:, ::-1]))
+    inferred = system.infer(second), system.infer(first)
+    for image, work in zip((frame[:, ::-1], frame), inferred, strict=True):
+        for masks in (system.finish(work), system.finish(work)):
+            np.testing.assert_array_equal(
+                masks.boolean, system.segment(image, prompts).boolean, strict=True
+            )
+            stages = [stage for stage, _ in masks.timings_ms]
+            assert stages == ["words", "views", "image", "prompt", "mask", "back"]
+
+
+def test_prompts_are_checked_without_a_frame(bundle):
+    system = open_system(bundle, device="cpu", threads=1)
+    system.check_prompts((Prompt("the red square"), Prompt("blue")))
+    with pytest.raises(PromptError, match="at most 16 tokens"):
+        system.check_prompts((Prompt("blue"), Prompt("red " * 5000)))
+    with pytest.raises(PromptError, match="reads words alone"):
+        system.check_prompts((Prompt("it", history=("mug",)),))
+
+
 def test_missing_stage(bundle):
     manifest = replace(bundle.manifest, stages=bundle.manifest.stages[:2])
     with pytest.raises(BundleError, match="named 'mask'; it has image, prompt;"):

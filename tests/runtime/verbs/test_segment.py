@@ -5,6 +5,8 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import numpy as np
 import pytest
@@ -144,6 +146,10 @@ def test_without_any_bundle_the_cure_is_named(segment, image_file):
         (["table.png", *RED, "--json", "--masks"], 2, "--masks with --json must have --out"),
         (["table.png"], 2, "required: --prompt"),
         (["table.png", *RED, "--promt", "x"], 2, "unrecognized arguments: --promt x"),
+        (["table.png", *RED, "--serve", "localhost:0"], 2, "must have one video or camera; got 1"),
+        (["table.png", *RED, "--record", "a.mcap"], 2, "must have one video or camera; got 1"),
+        (["table.png", *RED, "--every", "0"], 2, "must be a whole number from 1"),
+        (["table.png", *RED, "--stall-seconds", "0"], 2, "must be a number above 0"),
     ],
 )
 def test_wrong_calls_end_in_one_line(tiny_bundle, write_image, tmp_path, monkeypatch, capsys, words,
@@ -220,8 +226,9 @@ def test_a_full_disk_leaves_nothing_half_written(
     assert not _written(tmp_path / "out")
 
 
-def test_full_output_is_reported(saymask, tiny_bundle, image_file):
-    words = ("segment", image_file, *RED, "--bundle", tiny_bundle, "--json")
+@pytest.mark.parametrize("name", ["table.png", "walk.mp4"])
+def test_full_output_is_reported(saymask, tiny_bundle, image_file, video_file, name):
+    words = ("segment", name, *RED, "--bundle", tiny_bundle, "--json")
     done = saymask(*words, shell='exec "$@" >/dev/full')
     assert done.returncode == 1
     assert done.stderr.startswith("saymask: error: JSON lines must be written, which failed")
@@ -235,27 +242,100 @@ def test_a_reader_may_stop_early(saymask, tiny_bundle, video_file):
     assert done.stderr in ("", "saymask: error: whoever read the output has stopped\n")
 
 
-def test_an_interrupt_leaves_whole_files(tiny_bundle, write_video, tmp_path):
+def test_between_keyframes_masks_are_tracked(segment, video_file):
+    out = segment(video_file, *RED, "--json", "--every", "5")[1]
+    records = [json.loads(line) for line in out.splitlines()]
+    seen = [record["frame"] for record in records if "image" in record["times_ms"]]
+    assert (len(records), seen) == (12, [0, 5, 10])
+    assert all(record["area_px"] for record in records)
+
+
+@pytest.fixture
+def streaming(tiny_bundle, write_video, tmp_path):
+    """Starts `saymask segment` on a video of minutes; its stdin, stdout and stderr are pipes."""
     write_video(tmp_path / "long.mp4", 3000)
     script = Path(sys.executable).with_name("saymask")
-    words = [str(script), "segment", "long.mp4", *RED, "--bundle", str(tiny_bundle), "--masks"]
-    with subprocess.Popen(
-        words,
-        cwd=tmp_path,
-        stderr=subprocess.PIPE,
-        text=True,
-        # A shell that starts the tests in the background has them ignore it.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    ) as process:
-        out = tmp_path / "out"
-        deadline_s = time.monotonic() + 30
-        while not (out / "long.000009.mask-1.png").exists() and time.monotonic() < deadline_s:
-            time.sleep(0.01)
-        process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=30)
+    processes = []
+
+    def start(*flags) -> subprocess.Popen[str]:
+        words = [script, "segment", "long.mp4", *RED, "--bundle", tiny_bundle, *flags]
+        process = subprocess.Popen(
+            list(map(str, words)),
+            cwd=tmp_path,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            # A shell that starts the tests in the background has them ignore it.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+        processes.append(process)
+        return process
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_whole_files(streaming, tmp_path, number):
+    process = streaming("--json", "--masks", "--out", "out")
+    records = [json.loads(process.stdout.readline()) for _ in range(10)]
+    process.send_signal(number)
+    rest, err = process.communicate(timeout=30)
+    records += map(json.loads, rest.splitlines())
     assert (process.returncode, err) == (130, "saymask: interrupted\n")
+    assert [record["frame"] for record in records] == list(range(len(records)))
+    out = tmp_path / "out"
     masks = sorted(out.glob("long.*.mask-1.png"))
-    assert 10 <= len(masks) < 3000
+    assert 10 <= len(masks) == len(records) < 3000
     assert {_frames(path)[0].shape for path in masks} == {(90, 120, 3)}
-    assert abs(len(_frames(out / "long.overlay.mp4")) - len(masks)) <= 1
+    assert len(_frames(out / "long.overlay.mp4")) == len(records)
     assert not list(out.glob(".*"))
+
+
+def test_lines_of_stdin_change_the_prompts(streaming):
+    process = streaming("--json", "--prompts-from-stdin")
+
+    def read_until(phrase: str) -> dict:
+        for line in process.stdout:
+            record = json.loads(line)
+            if record["phrase"] == phrase:
+                return record
+        raise AssertionError(process.stderr.read())
+
+    first = read_until("the red square")
+    process.stdin.write(f"{'red ' * 2500}\n \na blue one ; the green square\n")
+    process.stdin.flush()
+    blue = read_until("a blue one")
+    assert blue["box_xyxy"][0] > first["box_xyxy"][0] + 30
+    green = read_until("the green square")
+    assert (green["frame"], green["area_px"]) == (blue["frame"], 0)
+    process.send_signal(signal.SIGTERM)
+    process.stdin.close()
+    process.stdin = None
+    _, err = process.communicate(timeout=30)
+    long, empty, end = err.splitlines()
+    assert long.startswith("saymask: the prompts stay as they were: a prompt must have at most 16")
+    assert empty.startswith("saymask: the prompts stay as they were: a prompt must hold words")
+    assert end == "saymask: interrupted"
+
+
+def test_a_stream_is_shown_and_recorded(streaming, tmp_path):
+    process = streaming("--serve", "127.0.0.1:0", "--record", "long.mcap")
+    url = process.stderr.readline().removeprefix("saymask: the page is at ").strip()
+    with urlopen(url, timeout=10) as page:
+        assert b"<html" in page.read()
+    request = Request(f"{url}phrases", json.dumps({"phrases": ["red " * 50]}).encode())
+    request.add_header("Content-Type", "application/json")
+    with pytest.raises(HTTPError) as refused:
+        urlopen(request, timeout=10)
+    with refused.value as answer:
+        assert "at most 16 tokens" in json.load(answer)["error"]
+    deadline_s = time.monotonic() + 30
+    while not list(tmp_path.glob(".long.mcap*")) and time.monotonic() < deadline_s:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate(timeout=30)[1] == "saymask: interrupted\n"
+    assert _written(tmp_path) == ["long.mcap", "long.mp4"]
