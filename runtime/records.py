@@ -19,6 +19,7 @@ RECORD_SCHEMA = {
     "properties": {
         "source": _STRING,
         "frame": _INTEGER,
+        "captured_ns": _INTEGER,
         "time_s": {"type": ["number", "null"]},
         "phrase": _STRING,
         "size": {"type": "array", "items": _INTEGER},
@@ -43,9 +44,10 @@ def records(frame: Frame, masks: Masks) -> Iterator[dict[str, Any]]:
         masks: Its masks.
 
     Yields:
-        The name of the source, the frame's index and its time in seconds, the phrase, [H, W], the
-        mask as COCO's run lengths, its box in pixels (right and bottom exclusive), its score, its
-        area in pixels and the milliseconds of each stage; see `RECORD_SCHEMA`.
+        The name of the source, the frame's index, its capture on the machine's monotonic clock and
+        its time in seconds, the phrase, [H, W], the mask as COCO's run lengths, its box in pixels
+        (right and bottom exclusive), its score, its area in pixels and the milliseconds of each
+        stage; see `RECORD_SCHEMA`.
     """
     boxes_xyxy, scores = masks.boxes_xyxy.tolist(), masks.scores.tolist()
     times_ms = {stage: round(ms, 3) for stage, ms in masks.timings_ms}
@@ -53,6 +55,7 @@ def records(frame: Frame, masks: Masks) -> Iterator[dict[str, Any]]:
         yield {
             "source": frame.name,
             "frame": frame.index,
+            "captured_ns": frame.captured_ns,
             "time_s": frame.time_s and round(frame.time_s, 6),
             "phrase": label,
             "size": rle["size"],

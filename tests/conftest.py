@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from saymask.runtime.bundle import Bundle
+from saymask.runtime.cli import main
 from saymask.runtime.spec import (
     Manifest,
     SourceSpec,
@@ -123,6 +124,15 @@ def tiny_bundle(tmp_path_factory) -> Path:
     files = {f"stages/{name}.onnx": graph for name, graph in _graphs(vocabulary).items()}
     files["tokenizer/tiny.spm"] = vocabulary
     return _write(tmp_path_factory.mktemp("bundles") / "tiny", files).folder
+
+
+@pytest.fixture(scope="session")
+def miniature(tmp_path_factory) -> Path:
+    """Folder of the shipped miniature's INT8 bundle; read it, don't change it."""
+    folder = tmp_path_factory.mktemp("miniature") / "evf-sam-mini-int8"
+    words = ["export", "evf-sam", "--int8", "--sample-limit", "12", "--out", str(folder)]
+    assert main(words) == 0
+    return folder
 
 
 def _write(folder: Path, files: dict[str, bytes]) -> Bundle:

@@ -40,16 +40,8 @@ print(masks.boolean.shape)
 """
 
 
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("bundles") / "evf-sam-mini-int8"
-    words = ["export", "evf-sam", "--int8", "--sample-limit", "12", "--out", str(folder)]
-    assert main(words) == 0
-    return folder
-
-
-def test_the_bundle_says_what_int8_cost(bundle: Path) -> None:
-    manifest = Bundle.read(bundle).manifest
+def test_the_bundle_says_what_int8_cost(miniature: Path) -> None:
+    manifest = Bundle.read(miniature).manifest
     (overall,) = (row for row in manifest.quality if row.task == "all")
     assert overall.fp32 - overall.this <= 0.01
     assert overall.fp32 > 0.4
@@ -60,10 +52,10 @@ def test_the_bundle_says_what_int8_cost(bundle: Path) -> None:
         assert candidates[stage.precision].is_taken
 
 
-def test_words_pick_the_right_thing(bundle: Path) -> None:
+def test_words_pick_the_right_thing(miniature: Path) -> None:
     """Right words must beat another scene's words by far, or the words are not understood."""
     right, wrong = [], []
-    with Segmenter.open(bundle, device="cpu", threads=1) as segmenter:
+    with Segmenter.open(miniature, device="cpu", threads=1) as segmenter:
         for seed in range(40):
             drawing = draw(compose(seed, "test"), (240, 320))
             said = express(drawing, seed=seed, tasks=("single",), per_task=3)
@@ -80,11 +72,11 @@ def test_words_pick_the_right_thing(bundle: Path) -> None:
 
 
 def test_segment_prints_a_line_for_each_phrase(
-    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    miniature: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     picture = tmp_path / "table.png"
     save_image(picture, draw(compose(4, "test"), (480, 640)).image_hwc)
-    words = ["segment", str(picture), "--bundle", str(bundle), "--json"]
+    words = ["segment", str(picture), "--bundle", str(miniature), "--json"]
     assert main([*words, "--prompt", "the red mug", "--prompt", "the yellow car"]) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["phrase"] for line in lines] == ["the red mug", "the yellow car"]
@@ -96,11 +88,11 @@ def test_segment_prints_a_line_for_each_phrase(
         assert {"image", "prompt", "mask"} <= set(line["times_ms"])
 
 
-def test_check_finds_the_bundle_sound(bundle: Path) -> None:
-    assert main(["check", str(bundle)]) == 0
+def test_check_finds_the_bundle_sound(miniature: Path) -> None:
+    assert main(["check", str(miniature)]) == 0
 
 
-def test_the_runtime_needs_no_training_framework(bundle: Path) -> None:
-    words = [sys.executable, "-P", "-c", WITHOUT_TRAINING_FRAMEWORKS, str(bundle)]
+def test_the_runtime_needs_no_training_framework(miniature: Path) -> None:
+    words = [sys.executable, "-P", "-c", WITHOUT_TRAINING_FRAMEWORKS, str(miniature)]
     done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=120)
     assert done.stdout.strip() == "(1, 48, 64)", done.stderr

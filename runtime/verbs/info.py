@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from typing import Any
 
 from ..bundle import Bundle
 from ..engine_cache import EngineReport, LayerCount, graph_sha256, read_reports
+from ..errors import BundleError
 from ..options import add_bundle, add_json
 from ..shelf import find_bundle
 from ..spec import Manifest, TensorSpec
@@ -16,16 +18,29 @@ from ..table import table
 
 __all__ = ["add_arguments", "run"]
 
+_PLAN = "plan.json"
+_PLAN_VERSION = 1
+"""What `calibration.plan_file` writes; a precision for each node is shown, never acted on, here."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `saymask info`."""
     add_bundle(parser)
+    parser.add_argument(
+        "--plan",
+        action="store_true",
+        help="show what each node of its graphs computes in, and why, instead",
+    )
     add_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the manifest and the files' sizes, after every file's hash was found right."""
     bundle = Bundle.read(find_bundle(args.bundle))
+    if args.plan:
+        plan = _plan(bundle)
+        print(json.dumps(plan, indent=2, ensure_ascii=False) if args.json else _nodes(plan))
+        return 0
     sizes_bytes = {name: (bundle.folder / name).stat().st_size for name, _ in bundle.manifest.files}
     reports = tuple(report for _, report in read_reports(bundle.folder))
     if args.json:
@@ -42,6 +57,30 @@ def run(args: argparse.Namespace) -> int:
         sections = [*_sections(bundle, sizes_bytes), _engines(bundle, reports)]
         print("\n\n".join(sections))
     return 0
+
+
+def _plan(bundle: Bundle) -> dict[str, Any]:
+    """Read the bundle's plan, whose hash was found right."""
+    listed = [name for name, _ in bundle.manifest.files]
+    plan = json.loads((bundle.folder / _PLAN).read_text("utf-8")) if _PLAN in listed else {}
+    if plan.get("plan_version") != _PLAN_VERSION:
+        raise BundleError(
+            f"{bundle.folder} must hold {_PLAN} with plan_version {_PLAN_VERSION}, which this "
+            f"saymask shows; got {plan.get('plan_version', 'none')}; export it again"
+        )
+    return plan
+
+
+def _nodes(plan: Mapping[str, Any]) -> str:
+    rows = [
+        (name, node, entry["precision"], entry["reason"])
+        for name, stage in plan["stages"].items()
+        for node, entry in stage["nodes"].items()
+    ]
+    if not rows:
+        return "plan: every node computes in FP32"
+    head = f"plan of {plan['system']} {plan['variant']} for {plan['target']}"
+    return f"{head}\n\n{table(('stage', 'node', 'precision', 'why'), rows)}"
 
 
 def _sections(bundle: Bundle, sizes_bytes: dict[str, int]) -> list[str]:

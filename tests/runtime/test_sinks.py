@@ -70,6 +70,7 @@ def test_json_lines_say_everything(frame, masks):
     assert first == {
         "source": "walk.mp4",
         "frame": 7,
+        "captured_ns": 0,
         "time_s": 0.28,
         "phrase": "rote Größe",
         "size": [90, 120],

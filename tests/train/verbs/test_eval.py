@@ -55,6 +55,43 @@ def test_a_person_reads_tables(tiny_bundle, capsys, monkeypatch):
     assert len(cost.splitlines()) == 3
 
 
+def clips(capsys, *words) -> str:
+    assert main(["eval", *map(str, words), "--clips", "1", *CPU]) == 0
+    return capsys.readouterr().out
+
+
+def test_things_are_followed_through_clips(tiny_bundle, capsys):
+    (found,) = json.loads(clips(capsys, tiny_bundle, "--every", "20", "--json"))
+    assert (found["bundle"], found["data"], found["clips"]) == ("tiny", "world:test", 1)
+    ways = found["ways"]
+    assert list(ways) == ["every frame", "every 20, tracked", "every 20, held", "every 40, tracked"]
+    for values in ways.values():
+        assert values["masks"] == ways["every frame"]["masks"] > 0
+        assert all(0 <= values[name] <= 1 for name in ("J", "F", "J&F"))
+    assert ways["every frame"]["speed-up"] == 1
+
+
+def test_a_person_reads_a_row_for_each_way(tiny_bundle, capsys):
+    header, *rows = clips(capsys, tiny_bundle, "--data", "world:val").splitlines()
+    assert header.split()[:6] == ["bundle", "way", "masks", "J", "F", "J&F"]
+    assert [row.split()[0] for row in rows] == ["tiny"] * 4
+    assert "every 5, tracked" in rows[1]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--clips", "1", "--phrases", "6"], "--clips ask their own phrases"),
+        (["--clips", "1", "--wrong-words"], "--clips ask their own phrases"),
+        (["--every", "5"], "add --clips N"),
+        (["--clips", "0"], "whole number from 1"),
+    ],
+)
+def test_flags_that_do_not_go_together(tiny_bundle, capsys, words, said):
+    assert main(["eval", str(tiny_bundle), *CPU, *words]) == 2
+    assert said in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
