@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from fractions import Fraction
@@ -21,7 +22,10 @@ __all__ = ["JsonLines", "MaskPictures", "OverlayPicture", "OverlayVideo", "Sink"
 
 _TICKS_HZ = 90_000
 _NOMINAL_RATE_HZ = 30
-_QUALITY = {"crf": "20", "preset": "veryfast"}
+_NO_NAME = re.compile(r"[^\w./\\ -]+")
+_FRAGMENTED = {"movflags": "hybrid_fragmented"}
+_QUALITY = {"crf": "20", "preset": "veryfast", "g": "60"}
+"""A fragment ends before each key frame, so a killed process loses two seconds or so."""
 
 
 class Sink:
@@ -99,7 +103,10 @@ class OverlayVideo(Sink):
     """One MP4 (H.264) with the masks drawn on every frame, at the source's own times.
 
     It appears under its name when the block ends, also when the source failed or the user
-    interrupted: then it holds the frames so far.
+    interrupted: then it holds the frames so far. A process that is killed leaves a file of the
+    same name with a dot before and ".partial" behind, which players read up to its last fragment.
+    Pictures of another size than the first, of a camera that was switched or with more words in
+    the legend, are shrunk into it.
     """
 
     def __init__(self, stem: Path) -> None:
@@ -113,7 +120,10 @@ class OverlayVideo(Sink):
     def write(self, frame: Frame, masks: Masks) -> None:
         """Append a frame; see `Sink.write`."""
         av = require("av", extra="video")
-        picture = av.VideoFrame.from_ndarray(_even(draw(frame.image_hwc, masks)), format="rgb24")
+        picture_hwc = _even(draw(frame.image_hwc, masks))
+        if self._container:
+            picture_hwc = _fitted(picture_hwc, (self._stream.height, self._stream.width))
+        picture = av.VideoFrame.from_ndarray(picture_hwc, format="rgb24")
         picture.pts = max(self._last_tick + 1, round((frame.time_s or 0.0) * _TICKS_HZ))
         picture.time_base = Fraction(1, _TICKS_HZ)
         with _reported(self._path, av.error.FFmpegError):
@@ -132,7 +142,7 @@ class OverlayVideo(Sink):
 
     def _open(self, av: Any, width: int, height: int) -> Any:
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        container = av.open(str(self._partial), "w", format="mp4")
+        container = av.open(str(self._partial), "w", format="mp4", options=_FRAGMENTED)
         self._stream = container.add_stream("h264", rate=_NOMINAL_RATE_HZ, options=_QUALITY)
         self._stream.width, self._stream.height = width, height
         self._stream.pix_fmt = "yuv420p"
@@ -151,9 +161,9 @@ def distinct_stems(names: Sequence[str]) -> list[str]:
     """Shorten the paths of sources to names for outputs, as far as they stay distinct.
 
     "a/cat.jpg" becomes "cat"; beside "a/cat.png" it becomes "cat.jpg", beside "b/cat.jpg"
-    "a-cat.jpg".
+    "a-cat.jpg". What file systems or shells read otherwise becomes "-".
     """
-    paths = [Path(name) for name in names]
+    paths = [Path(_NO_NAME.sub("-", name)) for name in names]
     depth = max((len(path.parts) for path in paths), default=1)
     stems = [path.stem for path in paths]
     for kept in range(1, depth + 1):
@@ -167,6 +177,21 @@ def _even(picture_hwc: np.ndarray) -> np.ndarray:
     """Repeat the last row or column where H.264 needs even sides."""
     height, width = picture_hwc.shape[:2]
     return np.pad(picture_hwc, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+
+
+def _fitted(picture_hwc: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
+    """Shrink a picture of another size, as far as it must be, into the top left corner."""
+    height, width = picture_hwc.shape[:2]
+    if (height, width) == size_hw:
+        return picture_hwc
+    cv2 = require("cv2", extra="video")
+    scale = min(1.0, size_hw[0] / height, size_hw[1] / width)
+    size_wh = (max(1, int(width * scale)), max(1, int(height * scale)))
+    page = np.zeros((*size_hw, 3), np.uint8)
+    page[: size_wh[1], : size_wh[0]] = cv2.resize(
+        picture_hwc, size_wh, interpolation=cv2.INTER_AREA
+    )
+    return page
 
 
 def _write_png(path: Path, picture_bgr: np.ndarray) -> None:

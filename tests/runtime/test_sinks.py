@@ -1,12 +1,13 @@
 import io
 import json
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from saymask.kernels.rle import decode
-from saymask.runtime.errors import OutputError
+from saymask.runtime.errors import OutputError, SourceError
 from saymask.runtime.masks import Masks
 from saymask.runtime.overlay import draw
 from saymask.runtime.sinks import (
@@ -154,3 +155,40 @@ def test_stems_are_as_short_as_they_may_be():
         "d.jpg",
     ]
     assert distinct_stems([]) == []
+
+
+def test_stems_of_addresses_are_plain_names():
+    names = ["rtsp://***@cam.local:554/door?***", "gst:videotestsrc ! videoconvert"]
+    assert distinct_stems(names) == ["door-", "gst-videotestsrc - videoconvert"]
+
+
+def test_pictures_of_another_size_are_shrunk_into_the_video(frame, masks, tmp_path):
+    with OverlayVideo(tmp_path / "walk") as sink:
+        sink.write(_moving(frame, 0, 0.0), masks)
+        for index in (1, 2):
+            large = np.repeat(np.repeat(frame, 1 + index, axis=0), 5, axis=1)
+            boolean = np.repeat(np.repeat(masks.boolean, 1 + index, axis=1), 5, axis=2)
+            other = Masks.of(boolean, masks.scores, masks.labels)
+            sink.write(_moving(large, index, index / 10), other)
+    first, *others = (each.image_hwc for each in Clip(str(tmp_path / "walk.overlay.mp4")).frames())
+    assert len(others) == 2
+    for other in others:
+        assert other.shape == first.shape
+        assert other[: other.shape[0] // 4].std() > 20  # the frame, in the top left corner
+        assert other[-8:].max() < 40  # nothing below it
+
+
+def test_a_video_that_was_cut_off_can_be_read(frame, masks, tmp_path):
+    generator = np.random.default_rng(0)
+    with OverlayVideo(tmp_path / "walk") as sink:
+        for index in range(240):
+            noise = generator.integers(0, 256, frame.shape, dtype=np.uint8)
+            sink.write(_moving(noise, index, index / 30), masks)
+        (partial,) = tmp_path.iterdir()
+        cut = tmp_path / "cut.mp4"
+        cut.write_bytes(partial.read_bytes())
+    seen = 0
+    with suppress(SourceError):
+        for each in Clip(str(cut)).frames():
+            seen = each.index + 1
+    assert seen >= 100
