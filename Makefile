@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SAYMASK := $(BIN)/saymask
 
-.PHONY: bench clean demo lint parity setup test
+.PHONY: bench clean demo lint live-tools parity setup test
 
 setup: .venv/installed
 
@@ -29,6 +29,13 @@ demo: setup
 
 test: setup
 	$(BIN)/pytest -q
+
+# What the live tests talk to: a browser and an RTSP server; Debian's packages, so as root.
+live-tools:
+	apt-get -q update
+	apt-get -q install -y --no-install-recommends chromium python3-gi \
+		gir1.2-gst-plugins-base-1.0 gir1.2-gst-rtsp-server-1.0 \
+		gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-ugly
 
 # The networks beside the authors' own code. REFERENCES holds clones of what no package has.
 REFERENCES ?= references
