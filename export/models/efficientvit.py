@@ -200,7 +200,8 @@ class LiteMLA(nn.Module):
         """Map float32 qkv (batch, 3 channels, height, width) to (batch, channels, height, width).
 
         Keys are divided by the number of cells, which cancels in the quotient and keeps the sums
-        over all cells inside FP16's range; epsilon is divided alike, so the result is exact.
+        over all cells inside FP16's range; epsilon is divided alike, so the result is exact. It is
+        a bound here and not an addend, which the exporter would drop as too small to count.
         """
         height, width = qkv.shape[-2:]
         cells = height * width
@@ -209,7 +210,7 @@ class LiteMLA(nn.Module):
         query, key = functional.relu(query), functional.relu(key) * (1.0 / cells)
         value = functional.pad(value, (0, 0, 0, 1), value=1.0)
         mixed = (value @ key.transpose(-1, -2)) @ query
-        mixed = mixed[:, :, :-1] / (mixed[:, :, -1:] + 1e-15 / cells)
+        mixed = mixed[:, :, :-1] / mixed[:, :, -1:].clamp(min=1e-15 / cells)
         return mixed.flatten(1, 2).unflatten(-1, (height, width))
 
 

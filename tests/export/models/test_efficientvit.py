@@ -1,9 +1,12 @@
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from saymask.calibration.session import open_model
+from saymask.export.graph import Stage, trace
 from saymask.export.models.efficientvit import (
     EFFICIENTVIT_SPECS,
     ConvLayer,
@@ -130,6 +133,24 @@ def test_linear_attention_is_the_papers(attention, size_hw):
 
 def test_linear_attention_of_nothing_is_nothing(attention):
     assert (attention.attend(-torch.ones(1, 48, 4, 4)) == 0).all()
+
+
+def test_linear_attention_of_nothing_is_nothing_in_the_graph_too(attention):
+    class Attend(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention = attention
+
+        def forward(self, qkv):
+            return self.attention.attend(qkv)
+
+    qkv = torch.randn(1, 48, 6, 7)
+    stage = Stage(
+        name="attend", module=Attend(), examples={"qkv": qkv}, outputs=("mixed",), varying={}
+    )
+    engine = open_model(trace(stage), threads=1)
+    assert np.isfinite(engine.run({"qkv": qkv.numpy()})["mixed"]).all()
+    assert not engine.run({"qkv": -qkv.abs().numpy()})["mixed"].any()
 
 
 def test_linear_attention_of_a_large_grid_stays_in_half_precision(attention):
