@@ -2,20 +2,99 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
 
 import numpy as np
+import onnx
 
 from ..runtime.engine import Engine
 from ..runtime.prompt import prompts_from
 from ..runtime.systems import System
+from .cache import data_sha256
+from .recording import Run
 from .samples import Sample
-from .score import Score, score_tasks
+from .score import Score, score_mask, score_tasks
+from .session import open_model
 
-__all__ = ["OVERALL", "points_lost", "score_samples", "with_stages"]
+__all__ = [
+    "OVERALL",
+    "Judge",
+    "Judged",
+    "Loss",
+    "points_apart",
+    "points_lost",
+    "samples_sha256",
+    "score_samples",
+    "with_runs",
+    "with_stages",
+]
 
 OVERALL = "all"
 """Task name under which all phrases are scored together."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loss:
+    """What quantized stages cost, in points of gIoU from 0 to 100."""
+
+    lost: float
+    """What all phrases together lose against the truth, or FP32's masks where there is none;
+    negative where they gain."""
+    apart: float
+    """How far their masks are from FP32's: 100 less the mean IoU of both. Never negative, and
+    finer than `lost`, in which errors cancel."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """What became of the masks."""
+
+    loss: Loss
+    """What all phrases together cost."""
+    scores: Mapping[str, Score]
+    """By task, see `score_samples`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judge:
+    """Puts quantized graphs into a system and looks at the masks."""
+
+    system: System
+    """In FP32; best `with_runs`, so that only changed stages are computed."""
+    samples: Sequence[Sample]
+    """What is segmented."""
+    scores: Mapping[str, Score]
+    """FP32's, from `score_samples`."""
+    masks: Sequence[np.ndarray]
+    """Likewise."""
+    threads: int
+    """Threads of one operator."""
+
+    def __call__(self, models: Mapping[str, onnx.ModelProto]) -> Loss:
+        """Return the loss alone; see `scored`."""
+        return self.scored(models).loss
+
+    def scored(self, models: Mapping[str, onnx.ModelProto]) -> Judged:
+        """Judge stages by name as these graphs, the others as FP32.
+
+        Raises:
+            EngineError: ONNX Runtime refuses a graph.
+        """
+        with ExitStack() as stack:
+            engines = {
+                name: stack.enter_context(closing(open_model(model, threads=self.threads)))
+                for name, model in models.items()
+            }
+            swapped = with_stages(self.system, engines)
+            scores, found = score_samples(swapped, self.samples, self.masks)
+        loss = Loss(
+            lost=points_lost(self.scores, scores),
+            apart=points_apart(self.masks, found),
+        )
+        return Judged(loss=loss, scores=scores)
 
 
 def score_samples(
@@ -50,6 +129,58 @@ def score_samples(
 def points_lost(fp32: Mapping[str, Score], other: Mapping[str, Score]) -> float:
     """Return how many points of gIoU (0 to 100) all phrases together lose against FP32."""
     return 100 * (fp32[OVERALL].giou - other[OVERALL].giou)
+
+
+def points_apart(masks: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> float:
+    """Return 100 less the mean IoU, in points, of masks (phrases, H, W) bool of each sample."""
+    pairs = sum(
+        (
+            score_mask(one, other)
+            for one_sample, other_sample in zip(masks, others, strict=True)
+            for one, other in zip(one_sample, other_sample, strict=True)
+        ),
+        Score(),
+    )
+    return 100 * (1 - pairs.giou)
+
+
+def samples_sha256(samples: Sequence[Sample]) -> str:
+    """Return what tells these samples from others, in hexadecimal."""
+    digest = hashlib.sha256()
+    for sample in samples:
+        digest.update(repr((sample.frame.shape, sample.texts, sample.tasks)).encode())
+        digest.update(sample.frame.tobytes())
+        digest.update(b"" if sample.masks is None else np.packbits(sample.masks).tobytes())
+    return digest.hexdigest()
+
+
+def with_runs(system: System, runs: Mapping[str, Sequence[Run]]) -> System:
+    """Return `system` with stages that answer inputs they met before from memory.
+
+    Args:
+        system: What made the runs.
+        runs: Stage name -> what it computed, from `recording.Recorder`; a stage without is left.
+    """
+    return system.with_engines(
+        lambda engine: (
+            _Remembering(engine, runs[engine.stage.name]) if engine.stage.name in runs else engine
+        )
+    )
+
+
+class _Remembering:
+    """An engine and what it has computed."""
+
+    def __init__(self, engine: Engine, runs: Sequence[Run]) -> None:
+        self.stage, self.device, self._engine = engine.stage, engine.device, engine
+        self._outputs = {data_sha256([run.inputs]): run.outputs for run in runs}
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        known = self._outputs.get(data_sha256([inputs]))
+        return self._engine.run(inputs) if known is None else dict(known)
+
+    def close(self) -> None:
+        self._engine.close()
 
 
 def with_stages(system: System, engines: Mapping[str, Engine]) -> System:

@@ -1,4 +1,7 @@
-"""Which candidate a stage runs as: the quickest whose outputs are good enough."""
+"""Which candidate a stage runs as: the quickest whose outputs are good enough.
+
+Of several that are about as quick it is the one whose outputs are nearest FP32's.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,15 @@ import numpy as np
 
 from ..runtime.errors import UnknownNameError
 from ..runtime.spec import LatencyRow
+from .plan import FLOATS
 from .quantize import Candidate
 from .trial import Trial, measure
 
 __all__ = ["LEAST_GAIN", "Choice", "choose", "decide"]
 
 LEAST_GAIN = 1.03
-"""An INT8 candidate is dropped unless FP32 takes this many times as long."""
+"""A difference in time counts if the slower takes this many times as long; INT8 must be so much
+quicker than FP32, or it is dropped."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +41,7 @@ class Choice:
                 stage=stage,
                 precision=trial.candidate.precision,
                 median_ms=trial.median_ms,
-                is_taken=trial.candidate is self.candidate,
+                is_taken=trial.candidate.precision == self.candidate.precision,
             )
             for trial in self.trials
         )
@@ -61,7 +66,7 @@ def choose(
         threads: Threads of one operator.
         rounds: How often every candidate is timed; see `trial.measure`.
         judge: Says why a candidate must not be taken, for example by its mask IoU, or returns an
-            empty string; asked last, the quickest candidate first.
+            empty string; asked last, the best candidate first.
         forced: Precision to take whatever the figures.
 
     Raises:
@@ -88,14 +93,28 @@ def decide(
         return Choice(candidate=found[forced].candidate, reason=reason, trials=tuple(trials))
     fp32 = found.pop("fp32")
     taken, refused = fp32, [] if found else ["no node of it may become INT8"]
-    for precision, trial in sorted(found.items(), key=lambda item: item[1].median_ms):
+    for trial in _best_first(list(found.values())):
         objection = _objection(trial, fp32, floor, judge)
         if not objection:
             taken = trial
             break
-        refused.append(f"{precision} {objection}")
+        refused.append(f"{trial.candidate.precision} {objection}")
     reason = "; ".join([_figures(taken, fp32), *refused])
     return Choice(candidate=taken.candidate, reason=reason, trials=tuple(trials))
+
+
+def _best_first(trials: Sequence[Trial]) -> list[Trial]:
+    """Order by time; those as quick as the quickest go first, by their cosine."""
+    limit_ms = LEAST_GAIN * min((trial.median_ms for trial in trials), default=0.0)
+    # NaN is no order.
+    return sorted(
+        trials,
+        key=lambda trial: (
+            (0, -np.nan_to_num(trial.least_cosine, nan=-1.0))
+            if trial.median_ms <= limit_ms
+            else (1, trial.median_ms)
+        ),
+    )
 
 
 def _objection(
@@ -114,7 +133,7 @@ def _objection(
 def _figures(trial: Trial, fp32: Trial) -> str:
     if trial is fp32:
         return f"fp32 takes {fp32.median_ms:.2f} ms"
-    planned = sum(each.precision == "int8" for each in trial.candidate.plan.values())
+    planned = sum(each.precision not in FLOATS for each in trial.candidate.plan.values())
     return (
         f"{trial.candidate.precision} takes {trial.median_ms:.2f} ms where fp32 takes "
         f"{fp32.median_ms:.2f} ms ({fp32.median_ms / trial.median_ms:.2f}x) at cosine "

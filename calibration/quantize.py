@@ -1,20 +1,37 @@
-"""The graphs a stage could run as: FP32, static INT8 and dynamic INT8."""
+"""The graphs a stage could run as on a target: FP32, and one for each form of small numbers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import onnx
 
-from .dynamic import quantize_dynamic
+from ..runtime.errors import UnknownNameError
+from .fp8 import FP8_KEEP
+from .histogram import Histogram
+from .lowering import Lower, lower_cpu
+from .migration import migrate, migrated_tensors
+from .observers import Observer
 from .passes import replace_resizes, split_gemms
-from .plan import NodePlan, plan_nodes
-from .ranges import observe
-from .static import quantize_static, quantized_tensors
+from .plan import NodePlan, name_int8, only, plan_nodes
+from .ranges import MEMORY_MIB, Range, observe
+from .smoothing import smooth, smoothed_tensors
+from .static import quantized_tensors
+from .symmetric import lower_symmetric, symmetric_tensors
+from .weight_only import weight_only
 
-__all__ = ["Candidate", "candidates"]
+__all__ = ["FORMS", "OBSERVER", "Calibration", "Candidate", "candidates", "plannable"]
+
+OBSERVER = Observer(method="mse")
+"""What makes ranges where nothing else is said."""
+_EXTREMES = Observer(method="minmax")
+"""What FP8 takes: its steps grow with the numbers, so outliers cost little."""
+_DYNAMIC_KEEP = MappingProxyType({"Conv": "dynamic scales are for products"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,53 +39,212 @@ class Candidate:
     """One graph a stage could run as."""
 
     precision: str
-    """"fp32", "int8-static" or "int8-dynamic"."""
+    """"fp32", or what its nodes are quantized to: a value of `FORMS`."""
     model: onnx.ModelProto
     """The graph, with the inputs and outputs of the FP32 one."""
     plan: Mapping[str, NodePlan]
     """What each weighted node computes in, and why; empty for FP32."""
+    lower: Lower | None = None
+    """Writes this plan, or one with fewer quantized nodes, as a graph; None for FP32."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibration:
+    """How ranges are taken; see `ranges.observe`."""
+
+    observer: Observer = OBSERVER
+    """Which range of a tensor's values INT8 scales cover."""
+    smooths: bool = True
+    """Whether uneven channels are moved into the weights first; exact, see `smoothing`."""
+    threads: int = 1
+    """Threads of one operator."""
+    memory_mib: int = MEMORY_MIB
+    """What inner tensors may take."""
+    work: Path | None = None
+    """Folder to keep this graph's ranges in, or None."""
+    say: Callable[[str], None] = lambda line: None
+    """Is told how far the ranges are."""
+
+
+_CALIBRATION = Calibration()
+
+
+def plannable(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the FP32 graph whose nodes a plan names."""
+    return split_gemms(replace_resizes(model))
 
 
 def candidates(
     model: onnx.ModelProto,
-    feeds: Iterable[Mapping[str, np.ndarray]],
+    feeds: Sequence[Mapping[str, np.ndarray]],
     *,
+    target: str = "cpu",
+    precision: str = "int8",
+    calibration: Calibration = _CALIBRATION,
     keep: Mapping[str, str] | None = None,
-    percent: float = 99.99,
-    threads: int = 1,
 ) -> tuple[Candidate, ...]:
-    """Simplify a graph and quantize it in every way that applies.
+    """Quantize a graph in every way that a target has for a precision.
 
     Args:
         model: FP32 graph of one stage, opset 18 to 21.
-        feeds: Real inputs by name, read once; see `ranges.observe`.
+        feeds: Real inputs by name; see `ranges.observe`.
+        target: First part of the keys of `FORMS`.
+        precision: Second part of them.
+        calibration: How ranges are taken.
         keep: Nodes and operators that stay FP32, with reasons; see `plan.plan_nodes`.
-        percent: Share of a tensor's values that static scales cover; 100 covers the extremes.
-        threads: Threads of one operator while ranges are taken.
 
     Returns:
-        FP32 first, then static INT8 where a node may become INT8, then dynamic INT8 where one of
-        these is a product.
+        FP32 first, then each form in which a node is quantized.
 
     Raises:
-        UsageError: There is no feed, or `keep` names what cannot be planned.
-        EngineError: ONNX Runtime refuses the graph or a feed.
+        UnknownNameError: The target has no such precision.
+        UsageError: `keep` names what cannot be planned, or see `ranges.observe`.
+        EngineError: See `ranges.observe`.
     """
-    model = replace_resizes(model)
-    found = [Candidate(precision="fp32", model=model, plan={})]
-    model = split_gemms(model)
-    plan = plan_nodes(model, keep=keep)
-    if _has_integers(plan):
-        histograms = observe(model, feeds, quantized_tensors(model, plan), threads=threads)
-        ranges = {name: histogram.range(percent) for name, histogram in histograms.items()}
-        static = quantize_static(model, plan, ranges)
-        found.append(Candidate(precision="int8-static", model=static, plan=plan))
-    plan = plan_nodes(model, keep={"Conv": "dynamic scales are for products", **(keep or {})})
-    if _has_integers(plan):
-        dynamic = quantize_dynamic(model, plan)
-        found.append(Candidate(precision="int8-dynamic", model=dynamic, plan=plan))
+    known = [name for where, name in FORMS if where == target]
+    if precision not in known:
+        raise UnknownNameError(f"a precision of target {target}", precision, known)
+    found = [Candidate(precision="fp32", model=replace_resizes(model), plan={})]
+    stage = _Stage(split_gemms(found[0].model), feeds, calibration)
+    for form in FORMS[target, precision]:
+        plan = plan_nodes(stage.plain, keep={**form.keep, **(keep or {})})
+        if any(each.precision == "int8" for each in plan.values()):
+            found.append(form.make(stage, name_int8(plan, form.precision), form.precision))
     return tuple(found)
 
 
-def _has_integers(plan: Mapping[str, NodePlan]) -> bool:
-    return any(each.precision == "int8" for each in plan.values())
+class _Stage:
+    """A graph to quantize, and the data that it meets."""
+
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        feeds: Sequence[Mapping[str, np.ndarray]],
+        calibration: Calibration,
+    ) -> None:
+        self.plain = model
+        self._feeds, self._calibration = feeds, calibration
+
+    @cached_property
+    def model(self) -> onnx.ModelProto:
+        """The graph with even channels; it computes the same."""
+        if not self._calibration.smooths:
+            return self.plain
+        axes = smoothed_tensors(self.plain) | migrated_tensors(self.plain)
+        found = self._histograms(self.plain, "channels", tuple(axes), axes)
+        absmax = {name: histogram.absmax for name, histogram in found.items()}
+        return migrate(smooth(self.plain, absmax), absmax)
+
+    def ranges(
+        self, tensors: Sequence[str], *, is_symmetric: bool, observer: Observer | None = None
+    ) -> dict[str, Range]:
+        """Take the ranges of tensors."""
+        observer = observer or self._calibration.observer
+        kept = "symmetric" if is_symmetric else "ranges"
+        histograms = self._histograms(self.model, kept, tensors, {})
+        return {
+            name: observer.range(histogram, is_symmetric=is_symmetric)
+            for name, histogram in histograms.items()
+        }
+
+    def _histograms(
+        self,
+        model: onnx.ModelProto,
+        kept: str,
+        tensors: Sequence[str],
+        channel_axes: Mapping[str, int],
+    ) -> dict[str, Histogram]:
+        calibration = self._calibration
+        if not tensors:
+            return {}
+        return observe(
+            model,
+            self._feeds,
+            tensors,
+            threads=calibration.threads,
+            channel_axes=channel_axes,
+            memory_mib=calibration.memory_mib,
+            work=calibration.work and calibration.work / kept,
+            say=calibration.say,
+        )
+
+
+def _static(stage: _Stage, plan: Mapping[str, NodePlan], precision: str) -> Candidate:
+    tensors = quantized_tensors(stage.model, only(plan, precision))
+    ranges = stage.ranges(tensors, is_symmetric=False)
+    return _candidate(precision, plan, partial(_lower_cpu, stage.model, ranges))
+
+
+def _dynamic(stage: _Stage, plan: Mapping[str, NodePlan], precision: str) -> Candidate:
+    return _candidate(precision, plan, partial(_lower_cpu, stage.model, {}))
+
+
+def _symmetric(stage: _Stage, plan: Mapping[str, NodePlan], precision: str) -> Candidate:
+    tensors = symmetric_tensors(stage.model, only(plan, precision), element=precision)
+    observer = _EXTREMES if precision == "fp8" else None
+    ranges = stage.ranges(tensors, is_symmetric=True, observer=observer)
+    lower = partial(_lower_symmetric, stage.model, ranges, precision)
+    return _candidate(precision, plan, lower)
+
+
+def _weights(stage: _Stage, plan: Mapping[str, NodePlan], precision: str) -> Candidate:
+    return _candidate(precision, plan, partial(_lower_weights, stage.model, precision))
+
+
+def _candidate(precision: str, plan: Mapping[str, NodePlan], lower: Lower) -> Candidate:
+    return Candidate(precision=precision, model=lower(plan), plan=plan, lower=lower)
+
+
+def _lower_cpu(
+    model: onnx.ModelProto, ranges: Mapping[str, Range], plan: Mapping[str, NodePlan]
+) -> onnx.ModelProto:
+    return lower_cpu(model, plan, ranges)
+
+
+def _lower_symmetric(
+    model: onnx.ModelProto,
+    ranges: Mapping[str, Range],
+    element: str,
+    plan: Mapping[str, NodePlan],
+) -> onnx.ModelProto:
+    return lower_symmetric(model, only(plan, element), ranges, element=element)
+
+
+def _lower_weights(
+    model: onnx.ModelProto, precision: str, plan: Mapping[str, NodePlan]
+) -> onnx.ModelProto:
+    return weight_only(model, only(plan, precision), bits=_WEIGHT_BITS[precision])
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """One way to hold a stage's numbers."""
+
+    precision: str
+    """What its quantized nodes compute in."""
+    make: Callable[[_Stage, Mapping[str, NodePlan], str], Candidate]
+    """Makes the candidate of a plan."""
+    keep: Mapping[str, str]
+    """What it leaves in floating point, with reasons."""
+
+
+_WEIGHT_BITS = {"int8-weights": 8, "int4-weights": 4}
+_FOR_TENSORRT = {
+    "int8": (_Form("int8", _symmetric, {}),),
+    "fp8": (_Form("fp8", _symmetric, FP8_KEEP),),
+    "int8-weights": (_Form("int8-weights", _weights, {}),),
+    "int4-weights": (_Form("int4-weights", _weights, {}),),
+}
+FORMS = {
+    ("cpu", "int8"): (
+        _Form("int8-static", _static, {}),
+        _Form("int8-dynamic", _dynamic, _DYNAMIC_KEEP),
+    ),
+    **{
+        (target, precision): forms
+        for target in ("rtx", "tensorrt")
+        for precision, forms in _FOR_TENSORRT.items()
+    },
+}
+"""Target and precision asked for -> the forms that a stage may take; where there are several, the
+quickest that is good enough is taken."""

@@ -2,130 +2,225 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import hashlib
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from shutil import rmtree
+from types import MappingProxyType
 
 import numpy as np
 import onnx
 
-from ..runtime.errors import UsageError
-from .session import open_model
+from ..runtime.backends.onnxruntime import OnnxEngine
+from ..runtime.errors import EngineError, OutputError, SaymaskError, UsageError
+from .arrays import StoredArrays
+from .cache import KeptHistograms, claim, data_sha256, graph_sha256
+from .faults import first_fault
+from .histogram import Histogram, Range
+from .memory import give_back
+from .segments import Line, Part, feed_bytes, run
 
-__all__ = ["Histogram", "Range", "observe"]
+__all__ = ["MEMORY_MIB", "Histogram", "Range", "observe"]
 
-_HALF_BINS = 4096
+MEMORY_MIB = 1024
+"""What inner tensors may take at once where nothing else is said."""
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Range:
-    """Interval of values that shall be represented."""
-
-    low: float
-    """Smallest value."""
-    high: float
-    """Largest value; not below `low`."""
-
-
-class Histogram:
-    """Values of one tensor over any number of runs, in constant memory.
-
-    The bins lie evenly over [-limit, limit]; a value outside doubles the limit as often as needed,
-    which merges neighbouring bins exactly. Nothing has to be known beforehand.
-    """
-
-    def __init__(self) -> None:
-        """Start without values."""
-        self._counts = np.zeros(2 * _HALF_BINS, np.int64)
-        self._limit = 2.0**-20
-        self._low, self._high = np.inf, -np.inf
-
-    def add(self, values: np.ndarray) -> None:
-        """Count finite `values` of any shape and real dtype.
-
-        Raises:
-            UsageError: A value is not finite.
-        """
-        values = values.ravel().astype(np.float32, copy=False)
-        if values.size == 0:
-            return
-        low, high = float(values.min()), float(values.max())
-        if not np.isfinite(low + high):
-            raise UsageError(f"calibrated tensors must be finite; got values from {low} to {high}")
-        self._low, self._high = min(self._low, low), max(self._high, high)
-        while max(-low, high) > self._limit:
-            self._double()
-        bins = (values * (_HALF_BINS / self._limit) + _HALF_BINS).astype(np.int32)
-        np.minimum(bins, 2 * _HALF_BINS - 1, out=bins)
-        self._counts += np.bincount(bins, minlength=2 * _HALF_BINS)
-
-    def range(self, percent: float) -> Range:
-        """Return the range that holds `percent` of the values and cuts as many off at both ends.
-
-        Args:
-            percent: In (0, 100]. 100 gives the smallest and the largest value; less is exact to
-                the width of a bin, 1/4096 to 1/2048 of the largest magnitude.
-
-        Raises:
-            UsageError: `percent` is out of its bounds, or no value was counted.
-        """
-        if not 0 < percent <= 100 or not self._counts.any():
-            raise UsageError(
-                f"a range needs values and a percentage in (0, 100]; got {self._counts.sum()} "
-                f"values and {percent}"
-            )
-        below = np.cumsum(self._counts) / self._counts.sum()
-        tail = (1 - percent / 100) / 2
-        first = int(np.searchsorted(below, tail, side="right"))
-        last = int(np.searchsorted(below, 1 - tail, side="left"))
-        edge = self._limit / _HALF_BINS
-        return Range(
-            low=max(self._low, (first - _HALF_BINS) * edge),
-            high=min(self._high, (last + 1 - _HALF_BINS) * edge),
-        )
-
-    def _double(self) -> None:
-        merged = self._counts.reshape(-1, 2).sum(1)
-        self._counts[:] = 0
-        self._counts[_HALF_BINS // 2 : _HALF_BINS // 2 + _HALF_BINS] = merged
-        self._limit *= 2
+_MIB = 2**20
 
 
 def observe(
     model: onnx.ModelProto,
-    feeds: Iterable[Mapping[str, np.ndarray]],
+    feeds: Sequence[Mapping[str, np.ndarray]],
     tensors: Iterable[str],
     *,
     threads: int = 1,
+    channel_axes: Mapping[str, int] = MappingProxyType({}),
+    memory_mib: int = MEMORY_MIB,
+    work: Path | None = None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Histogram]:
     """Run a graph over real data and count the values of chosen tensors.
 
+    Where these do not fit into memory at once, the graph goes part by part, each over all runs;
+    what one part hands to the next lies on disk. No node runs twice.
+
     Args:
         model: FP32 graph.
-        feeds: Inputs by name, one run after the other; only one is held at a time.
-        tensors: Names of float tensors anywhere in the graph, its inputs included; all of one run
-            are held at once.
+        feeds: Inputs by name, of one run each; one is held at a time.
+        tensors: Names of float tensors anywhere in the graph, its inputs included.
         threads: Threads of one operator.
+        channel_axes: Those of `tensors` whose channels are counted apart, each with their axis.
+        memory_mib: What the tensors that one run takes, shows and hands on may hold together; the
+            part's weights and scratch come on top.
+        work: Folder to keep counts in after each run, for this graph, data and tensors alone. A
+            second call goes on from there, whatever memory it may take. None keeps nothing.
+        say: Is told in one line each what will be done and how long it may take.
 
     Returns:
         Name -> histogram, for each of `tensors`.
 
     Raises:
-        UsageError: There is no feed: ranges from made-up data break a model without a sign.
-        EngineError: ONNX Runtime refuses the graph or a feed.
+        UsageError: There is no feed or tensor of that name, `work` holds something else, or one
+            node's tensors take more than `memory_mib`.
+        EngineError: ONNX Runtime refuses the graph or a feed, or a tensor is not finite; then the
+            first node that makes it so is named.
+        OutputError: There is no room on disk.
     """
-    histograms = {name: Histogram() for name in tensors}
-    given = {value.name for value in model.graph.input}
-    made = [name for name in histograms if name not in given]
-    engine = open_model(model, threads=threads, expose=made)
-    has_run = False
-    for feed in feeds:
-        values = {**feed, **engine.run(feed)}
-        for name, histogram in histograms.items():
-            histogram.add(values[name])
-        has_run = True
-    if not has_run:
+    if not feeds:  # Ranges from made-up data would break a model without a sign.
         raise UsageError(
             "calibration must see real inputs; got none; give frames and phrases like those the "
             "model will meet"
         )
+    histograms = {name: Histogram(channel_axis=channel_axes.get(name)) for name in tensors}
+    with _folder(work) as folder:
+        if work:
+            claim(folder, _key(model, feeds, histograms))
+        whole = KeptHistograms(folder / "whole")
+        histograms, runs = whole.load(histograms)
+        if runs < len(feeds):
+            scratch = folder / "graph"
+            scratch.mkdir(exist_ok=True)
+            line = Line.of(model, histograms, scratch)
+            _Way(line, feeds, histograms, folder, threads, memory_mib * _MIB, say).go()
+            whole.save(histograms, len(feeds))
+            for path in (*folder.glob("part-*"), scratch):
+                rmtree(path)
     return histograms
+
+
+@contextmanager
+def _folder(work: Path | None) -> Iterator[Path]:
+    try:
+        if work:
+            yield work
+        else:
+            with tempfile.TemporaryDirectory() as folder:
+                yield Path(folder)
+    except SaymaskError:
+        raise
+    except OSError as error:
+        raise OutputError(
+            f"calibration must keep the graph and its arrays on disk, which failed: {error}; free "
+            "some space, or give --work a folder elsewhere"
+        ) from error
+
+
+def _key(
+    model: onnx.ModelProto,
+    feeds: Sequence[Mapping[str, np.ndarray]],
+    histograms: Mapping[str, Histogram],
+) -> dict[str, str]:
+    asked = repr([(name, each.channel_axis) for name, each in histograms.items()])
+    return {
+        "graph": graph_sha256(model),
+        "data": data_sha256(feeds),
+        "set of tensors": hashlib.sha256(asked.encode()).hexdigest(),
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """The way along a line of nodes, part by part, with all runs through each."""
+
+    line: Line
+    feeds: Sequence[Mapping[str, np.ndarray]]
+    histograms: dict[str, Histogram]
+    folder: Path
+    threads: int
+    most_bytes: int
+    say: Callable[[str], None]
+
+    def go(self) -> None:
+        parts = self._plan()
+        before = None
+        for number, part in enumerate(parts, start=1):
+            self._run_part(part, before, f"part {number} of {len(parts)}")
+            if before:
+                rmtree(self._place(before) / "carried", ignore_errors=True)
+            before = part
+            give_back()
+
+    def _plan(self) -> list[Part]:
+        """Cut the line, and where parts of an earlier call are finished, as they were cut."""
+        largest = max(range(len(self.feeds)), key=lambda number: feed_bytes(self.feeds[number]))
+        sizes = self.line.measure(self.feeds[largest], threads=self.threads)
+        parts: list[Part] = []
+        end = len(self.line.nodes)
+        while not parts or parts[-1].end < end:
+            start = parts[-1].end if parts else 0
+            kept = self._finished(start)
+            part = kept or (
+                self.line.cut(start, sizes, self.most_bytes) if end else self.line.part(0, 0)
+            )
+            parts.append(part)
+        shown = sum(sizes[name] for name in self.line.shown)
+        carried = max(sum(sizes[name] for name in part.carried) for part in parts)
+        self.say(
+            f"ranges of {len(self.histograms)} tensors over {len(self.feeds)} runs: "
+            f"{shown / _MIB:.0f} MiB a run, in {len(parts)} x at most {self.most_bytes // _MIB} "
+            f"MiB, and {2 * carried * len(self.feeds) / _MIB:.0f} MiB on disk"
+        )
+        return parts
+
+    def _finished(self, start: int) -> Part | None:
+        for path in sorted(self.folder.glob(f"part-{start:06d}-*")):
+            part = self.line.part(start, int(path.name.split("-")[2]))
+            if KeptHistograms(path).load(self._watched(part))[1] == len(self.feeds):
+                return part
+        return None
+
+    def _run_part(self, part: Part, before: Part | None, title: str) -> None:
+        kept = KeptHistograms(self._place(part))
+        found, done = kept.load(self._watched(part))
+        self.histograms.update(found)
+        if done == len(self.feeds):
+            return
+        engine = self.line.open(part, threads=self.threads) if part.shown or part.carried else None
+        for number in range(done, len(self.feeds)):
+            start = time.monotonic()
+            self._run_once(part, before, engine, number)
+            kept.save(self._watched(part), number + 1)
+            if number == done:
+                self._foretell(part, time.monotonic() - start, len(self.feeds) - done, title)
+
+    def _run_once(
+        self, part: Part, before: Part | None, engine: OnnxEngine | None, number: int
+    ) -> None:
+        # A function of its own, so that one run's arrays are gone when the next one's come.
+        feed = self.feeds[number]
+        carried = StoredArrays(self._carried(before, number)) if before else {}
+        arrays = {**feed, **carried}
+        arrays |= run(engine, arrays) if engine else {}
+        for name, histogram in self._watched(part).items():
+            try:
+                histogram.add(arrays[name])
+            except UsageError as error:
+                cause = first_fault(
+                    self.line, feed, name, threads=self.threads, most_bytes=self.most_bytes
+                )
+                raise EngineError(f"tensor {name!r} of run {number}: {error}; {cause}") from error
+        if part.carried:
+            kept = {name: arrays[name] for name in part.carried}
+            StoredArrays.write(self._carried(part, number), kept)
+
+    def _foretell(self, part: Part, took_s: float, runs: int, title: str) -> None:
+        """Say how long the rest may take, if every node takes as long as this part's."""
+        later = (len(self.line.nodes) - part.end) / max(part.end - part.start, 1)
+        left_s = took_s * (runs - 1 + later * len(self.feeds))
+        self.say(f"{title}: {took_s:.1f} s a run, about {left_s / 60:.0f} min left")
+
+    def _watched(self, part: Part) -> dict[str, Histogram]:
+        """Return the histograms that a part fills; the first one looks at the graph's inputs."""
+        inputs = set(self.histograms) - set(self.line.shown) if part.start == 0 else set()
+        names = inputs.union(part.shown)
+        return {name: each for name, each in self.histograms.items() if name in names}
+
+    def _place(self, part: Part) -> Path:
+        return self.folder / f"part-{part.start:06d}-{part.end:06d}"
+
+    def _carried(self, part: Part, number: int) -> Path:
+        return self._place(part) / "carried" / f"{number:06d}"

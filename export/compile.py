@@ -31,6 +31,7 @@ from ..runtime.errors import (
     UsageError,
     require,
 )
+from ..runtime.memory_tracking import MOST_MEMORIES
 from ..runtime.replace import replacing
 from ..runtime.spec import StageSpec, TensorSpec
 from .engine_build import EngineJob, build_engine
@@ -177,7 +178,11 @@ def _compile_stage(
     folder: Path,
     step: Callable[[], None],
 ) -> EngineReport:
-    most = {"phrases": recipe.phrases, "tokens": bundle.manifest.tokenizer.max_tokens}
+    most = {
+        "phrases": recipe.phrases,
+        "tokens": bundle.manifest.tokenizer.max_tokens,
+        "memories": MOST_MEMORIES,
+    }
     job = EngineJob(
         stage=stage.name,
         graph=bundle.folder / stage.file,
@@ -200,7 +205,10 @@ def _compile_stage(
 
 
 def shape_range(tensor: TensorSpec, most: dict[str, int]) -> ShapeRange:
-    """Give each axis that varies its range: from 1 (tokens: 2) to `most`, tuned for the middle."""
+    """Give each axis that varies its range, from 1 (tokens: 2) to `most`.
+
+    Tuned are one phrase, the middle of the tokens, and all memories, as a stream has them soon.
+    """
     unknown = {axis for axis in tensor.shape if isinstance(axis, str)} - set(most)
     if unknown:
         raise UsageError(
@@ -211,11 +219,17 @@ def shape_range(tensor: TensorSpec, most: dict[str, int]) -> ShapeRange:
     def extents(limits: Callable[[str], int]) -> tuple[int, ...]:
         return tuple(limits(axis) if isinstance(axis, str) else axis for axis in tensor.shape)
 
-    least = {"phrases": 1, "tokens": 2}
+    least = {"phrases": 1, "tokens": 2, "memories": 1}
+
+    def usual(axis: str) -> int:
+        if axis == "tokens":
+            return (least[axis] + most[axis]) // 2
+        return most[axis] if axis == "memories" else 1
+
     return ShapeRange(
         input=tensor.name,
         least=extents(lambda axis: min(least[axis], most[axis])),
-        usual=extents(lambda axis: 1 if axis == "phrases" else (least[axis] + most[axis]) // 2),
+        usual=extents(usual),
         most=extents(lambda axis: most[axis]),
     )
 

@@ -6,26 +6,27 @@ import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import MappingProxyType, ModuleType
 
 import numpy as np
-import onnx
 
-from ..calibration import precision, quantize
-from ..calibration.gate import OVERALL, points_lost, score_samples, with_stages
+from ..calibration.frames import calibration_samples, read_phrases
+from ..calibration.gate import OVERALL, score_samples
 from ..calibration.passes import replace_resizes
-from ..calibration.precision import Choice
-from ..calibration.quantize import Candidate
+from ..calibration.plan_file import Plan, text_from_plan
+from ..calibration.quantize import FORMS
 from ..calibration.recording import Recorder, Run
 from ..calibration.samples import Sample, read_samples
 from ..calibration.score import Score
-from ..calibration.session import open_model, tensors_from_values
+from ..calibration.session import tensors_from_values
 from ..calibration.storage import save
 from ..runtime.bundle import Bundle
-from ..runtime.errors import CheckpointError, GateError, UnknownNameError
+from ..runtime.errors import CheckpointError, UnknownNameError
 from ..runtime.machine import processor_name
+from ..runtime.masks import Masks
+from ..runtime.memory_tracking import MEMORY_STAGES
 from ..runtime.prompt import prompts_from
 from ..runtime.spec import (
     SCHEMA_VERSION,
@@ -39,6 +40,7 @@ from ..runtime.spec import (
 from ..runtime.systems import System, open_system
 from .checkpoint import CONFIG_FILE, VOCABULARY_FILE, Checkpoint, open_checkpoint
 from .graph import Stage, trace
+from .quantization import Quantized, Reference, quantize_stages
 from .recipe import FORCEABLE, PRECISIONS, ExportRecipe
 from .steps import Steps
 from .systems import system_module
@@ -49,18 +51,9 @@ __all__ = ["export"]
 SAMPLES_FOLDER = "samples"
 PLAN_FILE = "plan.json"
 """In the bundle: what each weighted node computes in, and why."""
+REPORT_FILE = "report.json"
+"""In a bundle of small numbers: the gate's `GateReport`."""
 GOLDEN_PHRASES = 2
-LEAST_COSINE = 0.98
-"""A stage whose outputs are further from FP32's is not worth asking the masks."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Reference:
-    """The FP32 system on the samples: what every candidate is held against."""
-
-    runs: Mapping[str, list[Run]]
-    scores: dict[str, Score]
-    masks: list[np.ndarray]
 
 
 def export(recipe: ExportRecipe, say: Callable[[str], None]) -> Bundle:
@@ -73,7 +66,8 @@ def export(recipe: ExportRecipe, say: Callable[[str], None]) -> Bundle:
     Raises:
         CheckpointError: The checkpoint does not fit the network.
         EngineError: A graph does not agree with PyTorch.
-        GateError: The quantized masks lose more than `recipe.max_iou_drop`.
+        GateError: The quantized masks lose more than `recipe.max_iou_drop`, whatever is lifted.
+        InputError: The recipe's plan cannot be followed.
         SourceError: The samples cannot be read.
         UnknownNameError: There is no such system or precision.
         SaymaskError: See `Bundle.write` and `engine.open_engine`.
@@ -81,6 +75,9 @@ def export(recipe: ExportRecipe, say: Callable[[str], None]) -> Bundle:
     module = system_module(recipe.system)
     if recipe.precision not in PRECISIONS:
         raise UnknownNameError("precision", recipe.precision, PRECISIONS)
+    if recipe.precision != "fp32" and (recipe.target, recipe.precision) not in FORMS:
+        known = [target for target, precision in FORMS if precision == recipe.precision]
+        raise UnknownNameError(f"the target of {recipe.precision}", recipe.target, known)
     if recipe.forced is not None and recipe.forced not in FORCEABLE:
         raise UnknownNameError("a forced precision", recipe.forced, FORCEABLE)
     Bundle.check_target(recipe.out)
@@ -97,18 +94,37 @@ def export(recipe: ExportRecipe, say: Callable[[str], None]) -> Bundle:
             closing(open_system(draft, device="cpu", threads=recipe.threads)) as system,
         ):
             reference = _observe(system, samples)
-            golden = _golden(system, samples[0])
-        _verify(recipe, checkpoint, module, reference, steps)
-        choices, scores = {}, reference.scores
-        if recipe.precision == "int8":
+            followed = _follow(system, samples[0])
+            golden = _golden(system, samples[0], followed)
+        _verify(recipe, checkpoint, module, {**reference.runs, **followed}, steps)
+        files: dict[str, bytes | Path] = {
+            PLAN_FILE: text_from_plan(_no_plan(recipe, manifest)).encode()
+        }
+        if recipe.precision == "fp32":
+            manifest = _with_quality(manifest, samples, reference.scores, reference.scores)
+        else:
             with closing(open_system(draft, device="cpu", threads=recipe.threads)) as system:
-                choices = _choose(recipe, graphs, system, samples, reference, steps)
-                scores = _gate(recipe, choices, system, samples, reference)
-        manifest = _report(manifest, samples, reference.scores, scores, choices)
-        for name, choice in choices.items():
-            graphs[name] = save(choice.candidate.model, Path(scratch, f"{name}.int8.onnx"))
+                data = _calibration_runs(recipe, system, reference, Path(scratch), steps)
+                found = quantize_stages(
+                    recipe,
+                    manifest.variant,
+                    {name: graphs[name][0] for name in reference.runs},
+                    system,
+                    samples,
+                    reference,
+                    data,
+                    steps,
+                )
+            manifest = _with_quality(manifest, samples, reference.scores, found.scores)
+            manifest = _with_choices(manifest, found)
+            files = {
+                PLAN_FILE: text_from_plan(found.plan).encode(),
+                REPORT_FILE: json.dumps(asdict(found.report), indent=1).encode(),
+            }
+            for name, choice in found.choices.items():
+                graphs[name] = save(choice.candidate.model, Path(scratch, f"{name}.small.onnx"))
         with steps.step("write"):
-            bundle = _write(recipe.out, manifest, graphs, checkpoint, golden, _plan(choices))
+            bundle = _write(recipe.out, manifest, graphs, checkpoint, golden, files)
     for line in steps.lines():
         say(line)
     return bundle
@@ -145,7 +161,7 @@ def _trace(
         system=config.system,
         variant=config.variant,
         precision=recipe.precision,
-        target="cpu",
+        target=recipe.target,
         stages=tuple(stages),
         views=module.views_of(checkpoint, dict(recipe.switches)),
         tokenizer=TokenizerSpec(
@@ -183,13 +199,13 @@ def _verify(
     recipe: ExportRecipe,
     checkpoint: Checkpoint,
     module: ModuleType,
-    reference: _Reference,
+    runs: Mapping[str, Sequence[Run]],
     steps: Steps,
 ) -> None:
     """Hold the graphs against PyTorch, loaded again: the engines had the memory in between."""
     for stage in module.stages(module.load(checkpoint, dict(recipe.switches))):
         with steps.step(f"verify {stage.name}"):
-            worst = verify(stage, reference.runs[stage.name][:3])
+            worst = verify(stage, runs[stage.name][:3])
         steps.say(f"verified {stage.name}: within {worst:.1e} of PyTorch")
 
 
@@ -199,12 +215,9 @@ def _write(
     graphs: Mapping[str, Sequence[Path]],
     checkpoint: Checkpoint,
     golden: Mapping[str, np.ndarray],
-    plan: Mapping[str, Mapping[str, Mapping[str, str]]] = MappingProxyType({}),
+    more: Mapping[str, bytes | Path] = MappingProxyType({}),
 ) -> Bundle:
-    files: dict[str, bytes | Path] = {
-        manifest.tokenizer.file: checkpoint.vocabulary,
-        PLAN_FILE: json.dumps(plan, default=dict, indent=1).encode(),
-    }
+    files: dict[str, bytes | Path] = {manifest.tokenizer.file: checkpoint.vocabulary, **more}
     for stage in manifest.stages:
         graph, *beside = graphs[stage.name]
         # A graph names the files beside it, so only its own name is free.
@@ -212,101 +225,70 @@ def _write(
     return Bundle.write(folder, manifest, files, golden)
 
 
-def _plan(choices: Mapping[str, Choice]) -> dict[str, dict[str, dict[str, str]]]:
-    """Return stage -> weighted node -> its precision and why, for the stages that hold INT8."""
-    return {
-        name: {node: asdict(plan) for node, plan in choice.candidate.plan.items()}
-        for name, choice in choices.items()
-        if choice.candidate.plan
-    }
+def _no_plan(recipe: ExportRecipe, manifest: Manifest) -> Plan:
+    """Return the plan of a system that stays in FP32."""
+    return Plan(system=manifest.system, variant=manifest.variant, target=recipe.target, stages={})
 
 
-def _observe(system: System, samples: Sequence[Sample]) -> _Reference:
+def _observe(system: System, samples: Sequence[Sample]) -> Reference:
     recorder = Recorder()
     scores, masks = score_samples(system.with_engines(recorder.watch), samples)
-    return _Reference(recorder.runs, scores, masks)
+    runs = {name: runs for name, runs in recorder.runs.items() if name not in MEMORY_STAGES}
+    return Reference(runs, scores, masks)
 
 
-def _choose(
-    recipe: ExportRecipe,
-    graphs: Mapping[str, Sequence[Path]],
-    system: System,
-    samples: Sequence[Sample],
-    reference: _Reference,
-    steps: Steps,
-) -> dict[str, Choice]:
-    """Decide each stage's precision."""
-    choices = {}
-    for name, (graph, *_) in graphs.items():
-        feeds = [run.inputs for run in reference.runs[name]]
-        found = quantize.candidates(onnx.load(graph), feeds)
+def _follow(system: System, sample: Sample) -> dict[str, list[Run]]:
+    """Follow a box on a picture that stands still; return what ran that segments no picture.
 
-        def judge(candidate: Candidate, name: str = name) -> str:
-            engine = open_model(candidate.model, threads=recipe.threads)
-            swapped = with_stages(system, {name: engine})
-            scores, _ = score_samples(swapped, samples, reference.masks)
-            lost = points_lost(reference.scores, scores)
-            return "" if lost <= recipe.max_iou_drop else f"loses {lost:.2f} gIoU points"
-
-        precisions = {each.precision for each in found}
-        with steps.step(f"choose {name}"):
-            choices[name] = precision.choose(
-                found,
-                feeds,
-                floor=LEAST_COSINE,
-                threads=1,  # Timed by the thread's own processor time: steady on a busy machine.
-                judge=judge,
-                forced=recipe.forced if recipe.forced in precisions else None,
-            )
-        steps.say(f"chose {name}: {choices[name].reason}")
-    return choices
+    As no picture can judge these stages, they stay in FP32.
+    """
+    recorder = Recorder()
+    tracker = system.with_engines(recorder.watch).open_tracker()
+    if tracker is None:
+        return {}
+    texts, (height, width) = sample.texts[:GOLDEN_PHRASES], sample.frame.shape[:2]
+    boxes = np.zeros((len(texts), height, width), np.bool_)
+    boxes[:, height // 4 : 3 * height // 4, width // 4 : 3 * width // 4] = True
+    tracker.restart(sample.frame, Masks.of(boxes, np.ones(len(texts), np.float32), texts))
+    tracker.follow(sample.frame)
+    return {name: recorder.runs[name] for name in MEMORY_STAGES}
 
 
-def _gate(
-    recipe: ExportRecipe,
-    choices: Mapping[str, Choice],
-    system: System,
-    samples: Sequence[Sample],
-    reference: _Reference,
-) -> dict[str, Score]:
-    """Score the masks of all chosen stages together, as each was judged among FP32 ones alone."""
-    engines = {
-        name: open_model(choice.candidate.model, threads=recipe.threads)
-        for name, choice in choices.items()
-    }
-    scores, _ = score_samples(with_stages(system, engines), samples, reference.masks)
-    lost = points_lost(reference.scores, scores)
-    if not lost <= recipe.max_iou_drop:
-        taken = ", ".join(
-            f"{name} {choice.candidate.precision}" for name, choice in choices.items()
-        )
-        raise GateError(
-            f"the masks must lose at most {recipe.max_iou_drop:g} gIoU points against FP32; they "
-            f"lose {lost:.2f} with {taken}; allow more with --max-iou-drop or give more --samples"
-        )
-    return scores
+def _calibration_runs(
+    recipe: ExportRecipe, system: System, reference: Reference, scratch: Path, steps: Steps
+) -> Mapping[str, Sequence[Run]]:
+    """Run what ranges are taken from through the FP32 engines; the samples, if nothing is named."""
+    if recipe.calib is None:
+        return reference.runs
+    phrases = read_phrases(recipe.calib_phrases) if recipe.calib_phrases else ()
+    samples = calibration_samples(recipe.calib, recipe.calib_images, phrases=phrases)
+    recorder = Recorder(scratch / "runs")
+    with steps.step("calibrate", f" on {len(samples)} pictures of {recipe.calib}"):
+        score_samples(system.with_engines(recorder.watch), samples)
+    return recorder.runs
 
 
-def _golden(system: System, sample: Sample) -> dict[str, np.ndarray]:
+def _golden(
+    system: System, sample: Sample, followed: Mapping[str, list[Run]]
+) -> dict[str, np.ndarray]:
     """Return a frame, its phrases and what FP32 makes of them, stage by stage."""
     recorder = Recorder()
     texts = sample.texts[:GOLDEN_PHRASES]
     system.with_engines(recorder.watch).segment(sample.frame, prompts_from(texts))
     golden = {"frame": sample.frame, "phrases": np.array(texts)}
-    for name, (run,) in recorder.runs.items():
+    for name, (run,) in {**recorder.runs, **followed}.items():
         for arrays in (run.inputs, run.outputs):
             golden |= {f"{name}/{tensor}": array for tensor, array in arrays.items()}
     return golden
 
 
-def _report(
+def _with_quality(
     manifest: Manifest,
     samples: Sequence[Sample],
     fp32: Mapping[str, Score],
     scores: Mapping[str, Score],
-    choices: Mapping[str, Choice],
 ) -> Manifest:
-    """Return the manifest with what was decided and measured."""
+    """Return the manifest with what was scored."""
     has_truth = all(sample.masks is not None for sample in samples)
     quality = tuple(
         QualityRow(
@@ -319,17 +301,22 @@ def _report(
         )
         for task in (*sorted(set(scores) - {OVERALL}), OVERALL)
     )
+    return replace(manifest, quality=quality)
+
+
+def _with_choices(manifest: Manifest, found: Quantized) -> Manifest:
+    """Return the manifest with what was decided and timed."""
     latency: tuple[LatencyRow, ...] = tuple(
-        row for name, choice in choices.items() for row in choice.latency(name)
+        row for name, choice in found.choices.items() for row in choice.latency(name)
     )
     stages = tuple(
         replace(
             stage,
-            precision=choices[stage.name].candidate.precision,
-            reason=choices[stage.name].reason,
+            precision=found.choices[stage.name].candidate.precision,
+            reason=found.choices[stage.name].reason,
         )
-        if stage.name in choices
-        else stage
+        if stage.name in found.choices
+        else replace(stage, reason="no picture can judge what follows masks")
         for stage in manifest.stages
     )
-    return replace(manifest, stages=stages, quality=quality, latency=latency)
+    return replace(manifest, stages=stages, latency=latency)

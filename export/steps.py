@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from ..calibration.memory import give_back
 from ..runtime.machine import forget_peak_memory, peak_memory_bytes
 from ..runtime.table import table
-from .memory import give_back
 
 __all__ = ["Steps"]
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from ..runtime.errors import UnknownNameError, require
 from ..runtime.options import add_json, positive
 from ..runtime.progress import Progress
+from .flags import GPU_ONLY, add_precision
 from .systems import SYSTEMS, system_module
 
 __all__ = ["add_arguments", "run"]
@@ -33,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=VALUE",
         help="preprocess, beit_view or mask_choice of evf-sam (those the checkpoint was made for)",
     )
-    parser.add_argument("--int8", action="store_true", help="INT8 wherever it is faster and right")
+    add_precision(parser)
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="the bundle (bundles/NAME-PRECISION)"
     )
@@ -65,17 +66,27 @@ def run(args: argparse.Namespace) -> int:
         raise UnknownNameError("system", args.system, SYSTEMS)
     for library in ("torch", "onnx", "onnxscript", "safetensors"):
         require(library, extra="export")
+    from ..calibration.observers import Observer
     from .pipeline import export
     from .recipe import ExportRecipe
 
-    precision = "int8" if args.int8 else "fp32"
+    target = args.target or ("rtx" if args.precision in GPU_ONLY else "cpu")
     name = Path(args.checkpoint or system_module(args.system).MINIATURE).resolve().name
+    suffix = args.precision if target == "cpu" else f"{args.precision}-{target}"
     recipe = ExportRecipe(
         system=args.system,
-        out=args.out or BUNDLES / f"{name}-{precision}",
+        out=args.out or BUNDLES / f"{name}-{suffix}",
         checkpoint=args.checkpoint,
         switches=tuple(args.switch),
-        precision=precision,
+        precision=args.precision,
+        target=target,
+        calib=args.calib,
+        calib_images=args.calib_images,
+        calib_phrases=args.calib_phrases,
+        calib_mem_mib=args.calib_mem_mib,
+        observer=Observer.parse(args.calib_observer),
+        plan=args.plan,
+        work=args.work,
         samples=args.samples,
         sample_limit=args.sample_limit,
         max_iou_drop=args.max_iou_drop,

@@ -21,10 +21,11 @@ GROUP = "saymask.verbs"
 
 SUMMARIES = {
     "export": "turn a checkpoint into a bundle of compiled stages",
-    "segment": "draw masks of what you say on images and videos",
+    "build": "compile a bundle's engines for TensorRT",
+    "segment": "draw masks of what you say on images, videos and live streams",
     "info": "show what a bundle holds and how well it does",
     "check": "replay a bundle's golden inputs on this machine",
-    "bench": "time bundles, one alone or several side by side",
+    "bench": "time bundles, side by side or on a stream",
     "doctor": "show what this machine has and what is missing",
     "world": "draw scenes of the tabletop world with their truth",
     "train": "train a system",
@@ -32,7 +33,13 @@ SUMMARIES = {
 }
 """What `saymask --help` says of a verb without importing it, in this order."""
 
-EXTRAS = {"export": "export", "world": "train", "train": "train", "eval": "train"}
+EXTRAS = {
+    "build": "export",
+    "export": "export",
+    "world": "train",
+    "train": "train",
+    "eval": "train",
+}
 """The extra that a verb needs; the others need "cpu" or none."""
 
 INTERRUPTED = 130

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from .masks import Masks
 from .prompt import Prompt, prompts_from
 from .shelf import find_bundle
 from .systems import System, open_system
+
+if TYPE_CHECKING:
+    from .tracking import Tracker
 
 __all__ = ["Segmenter"]
 
@@ -113,6 +116,14 @@ class Segmenter:
         """Take the third step: turn what `infer` returned into masks at the frame's size."""
         masks = self._system.finish(inferred)
         return replace(masks, labels=tuple(map(self._said, masks.labels)))
+
+    def open_tracker(self) -> Tracker | None:
+        """Return the system's own tracker for one stream; None where it has none.
+
+        It works on the same engines, so close the segmenter last. `tracking.open_tracker` has a
+        tracker for every bundle.
+        """
+        return self._system.open_tracker()
 
     def close(self) -> None:
         """Give the engines' memory back."""

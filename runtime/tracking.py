@@ -40,11 +40,14 @@ class Tracker(Protocol):
 
 
 def open_tracker(segmenter: Segmenter) -> Tracker:
-    """Open the tracker that suits a bundle; none holds a memory path, so optical flow serves all.
+    """Open the tracker that suits a bundle: its video memory, or optical flow where it has none.
 
     Raises:
-        MissingExtraError: OpenCV is not installed.
+        MissingExtraError: Optical flow is needed and OpenCV is not installed.
     """
+    tracker = segmenter.open_tracker()
+    if tracker is not None:
+        return tracker
     require("cv2", extra="video")
     return FlowTracker()
 

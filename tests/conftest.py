@@ -77,6 +77,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type=Path,
         help="folder with clones of the public reference repositories that no package holds",
     )
+    parser.addoption(
+        "--modelopt-python", type=Path, help="interpreter of ModelOpt's own environment"
+    )
 
 
 @pytest.fixture(scope="session")

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .sam import MLP
-from .sam2 import SAM2_SPECS, Sam2Spec, Sam2VisualModel
+from .sam2 import SAM2_SPECS, Answer, Sam2Spec, Sam2VisualModel
 from .sam2_memory import MemoryAttention, MemoryEncoder, MemorySpec, sine_positions
+from .visual_model import VisualSpec
 
-__all__ = ["SAM2_VIDEO_SPECS", "Sam2VideoModel", "Sam2VideoSpec"]
+__all__ = ["SAM2_VIDEO_SPECS", "Sam2VideoModel", "Sam2VideoSpec", "drawn", "video_spec"]
 
 MASK_STRIDE = 4
 """How much finer than the decoder's logits a mask is when it is remembered: one cell a pixel."""
@@ -53,28 +54,44 @@ SAM2_VIDEO_SPECS = {
 }
 
 
+def video_spec(visual: VisualSpec) -> Sam2VideoSpec | None:
+    """Return the SAM-2 with memory that sees as `visual` does; None where there is none."""
+    return next((spec for spec in SAM2_VIDEO_SPECS.values() if spec.visual == visual), None)
+
+
+def drawn(logits: Tensor) -> Tensor:
+    """Scale logits float (objects, 1, 4 rows, 4 columns) up to (objects, 1, 16 rows, 16 columns).
+
+    That is a pixel of the image view for each; a mask is remembered at this size.
+    """
+    return functional.interpolate(
+        logits.float(), scale_factor=float(MASK_STRIDE), mode="bilinear", align_corners=False
+    )
+
+
 class Sam2VideoModel(Sam2VisualModel):
     """SAM-2 whole: `decode` answers single images, the other methods follow objects.
 
-    A video goes frame by frame. The prompted one: `encode`, `track` with its prompt,
-    `encode_memory`. Every later one: `look`, `attend_memory`, `track` with `no_prompt`,
-    `encode_memory`. The caller keeps what they return and chooses what a frame remembers: the
-    memories of the prompted frame and of the last `slots - 1` frames, the object pointers of the
-    prompted frame and of the last `pointers - 1`.
+    A video goes frame by frame. The prompted one: `encode` and `track` with its prompt, or, where
+    masks are the prompt, `look` and `point`. Every later one: `look`, `attend_memory`, `track` with
+    `no_prompt`. Each ends with `encode_memory`. The caller keeps what they return and chooses what
+    a frame remembers: the memories of the prompted frame and of the last `slots - 1` frames, the
+    object pointers of the prompted frame and of the last `pointers - 1`.
     """
 
     def __init__(self, spec: Sam2VideoSpec) -> None:
         """Build all parts with random weights."""
         super().__init__(spec.visual)
+        self.spec = spec
         width, memory = spec.visual.mask_decoder.width, spec.memory
         self.maskmem_tpos_enc = nn.Parameter(torch.zeros(memory.slots, 1, 1, memory.width))
         self.no_obj_ptr = nn.Parameter(torch.zeros(1, width))
         self.obj_ptr_proj = MLP(width, width, width)
         self.memory_attention = MemoryAttention(width, memory)
         self.memory_encoder = MemoryEncoder(width, memory)
-        # Checkpoints hold these two, but only prompts by mask and another way to say "no memory",
-        # which no published SAM-2 takes, would use them.
-        self.mask_downsample = nn.Conv2d(1, 1, kernel_size=4, stride=4)
+        self.mask_downsample = nn.Conv2d(1, 1, kernel_size=MASK_STRIDE, stride=MASK_STRIDE)
+        # Checkpoints hold it, but only another way to say "no memory", which no published SAM-2
+        # takes, would use it.
         self.no_mem_pos_enc = nn.Parameter(torch.zeros(1, 1, width))
 
     def no_prompt(self, objects: int) -> Tensor:
@@ -112,8 +129,9 @@ class Sam2VideoModel(Sam2VisualModel):
         """
         memory_width, rows, columns = memories.shape[2:]
         place = sine_positions((rows, columns), memory_width).to(memories)
-        encodings = self.maskmem_tpos_enc.flatten(1)
-        when = encodings[(ages - 1) % encodings.shape[0]]  # The prompted frame has the last one.
+        # The prompted frame has the last encoding, the newest one the first.
+        encodings = self.maskmem_tpos_enc.flatten(1).roll(1, 0)
+        when = functional.embedding(ages.clamp(min=0), encodings)
         tokens = pointers.unflatten(-1, (-1, memory_width))
         is_used = (ages >= 0).unsqueeze(-1).expand(-1, -1, rows * columns)
         is_given = is_pointer.unsqueeze(-1).expand(-1, -1, tokens.shape[2])
@@ -144,25 +162,38 @@ class Sam2VideoModel(Sam2VisualModel):
         best = self.answer(features, sparse).best()
         is_there = best.object_logit > 0
         logits = torch.where(is_there[..., None, None], best.logits(), ABSENT_LOGIT)
-        pointers = torch.where(is_there, self.obj_ptr_proj(best.tokens[:, 0]), self.no_obj_ptr)
-        return logits, best.iou, pointers, best.object_logit
+        return logits, best.iou, self._pointer(best, is_there), best.object_logit
 
-    def encode_memory(self, image_embedding: Tensor, logits: Tensor, is_prompted: Tensor) -> Tensor:
+    def point(self, features: tuple[Tensor, ...], mask: Tensor) -> Tensor:
+        """Return pointers to objects whose masks are known, where these are the prompt.
+
+        Args:
+            features: What `look` returned.
+            mask: float (objects, 1, 16 rows, 16 columns), 1 inside and 0 outside.
+
+        Returns:
+            float (objects, width); of an empty mask the pointer to nothing.
+        """
+        prompts = self.sam_prompt_encoder
+        dense = prompts.masks(self.mask_downsample(mask))
+        sparse = self.no_prompt(mask.shape[0])
+        answer = self.sam_mask_decoder(features, prompts.dense_positions(), sparse, dense)
+        is_there = (answer.object_logit > 0) & (mask.amax((-2, -1)) > 0)
+        return self._pointer(answer.single(), is_there)
+
+    def _pointer(self, answer: Answer, is_there: Tensor) -> Tensor:
+        return torch.where(is_there, self.obj_ptr_proj(answer.tokens[:, 0]), self.no_obj_ptr)
+
+    def encode_memory(self, image_embedding: Tensor, mask: Tensor) -> Tensor:
         """Remember a frame and the mask of each object in it.
 
         Args:
             image_embedding: float (1 or objects, width, rows, columns), the first that `look`
                 returns: without "no memory" and before `attend_memory`.
-            logits: float (objects, 1, 4 rows, 4 columns), `track`'s.
-            is_prompted: bool (objects, 1): True on the frame the object was prompted in, whose mask
-                is remembered as yes or no instead of as a probability.
+            mask: float (objects, 1, 16 rows, 16 columns) from 0 to 1: on the frame that the object
+                was prompted in yes or no, on the others the probability, of `drawn` logits.
 
         Returns:
             float (objects, memory width, rows, columns).
         """
-        logits = functional.interpolate(
-            logits.float(), scale_factor=float(MASK_STRIDE), mode="bilinear", align_corners=False
-        )
-        binary = (logits > 0).to(logits)
-        mask = torch.where(is_prompted[..., None, None], binary, logits.sigmoid())
         return self.memory_encoder(image_embedding, MASK_SCALE * mask + MASK_BIAS)

@@ -1,4 +1,4 @@
-"""EVF-SAM on its way out of PyTorch: how it sees a frame, and which three graphs it becomes."""
+"""EVF-SAM on its way out of PyTorch: how it sees a frame, and which graphs it becomes."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ from ..graph import Stage
 from ..models.beit3 import BEIT3_SPECS, FIRST_POSITION
 from ..models.evf_sam import EVF_SAM_SPECS, EvfSam, EvfSamSpec
 from ..models.folding import fold
+from ..models.sam2_video import Sam2VideoModel, video_spec
+from ..weights import map_tensors
+from .evf_sam_memory import memory_stages
 from .evf_sam_releases import BEIT_VIEWS, OWN, SAM_VIEWS, Switches, switches_from
 
 __all__ = [
@@ -54,6 +57,9 @@ RELEASED_IMAGE_ENCODERS = (
 the reference has a class for each kind, and the config does not say which."""
 RELEASED_SIZES = (("base", 768, 256), ("large", 1024, 256))
 """The config's "mm_extractor_scale", "hidden_size" and "out_dim"."""
+
+MEMORY_PARTS = ("visual_model.memory_attention.", "visual_model.memory_encoder.")
+"""What a checkpoint of EVF-SAM2 has that can follow masks; the authors' demo drops both."""
 
 IMAGENET_MEAN_RGB = (123.675, 116.28, 103.53)
 IMAGENET_STD_RGB = (58.395, 57.12, 57.375)
@@ -128,7 +134,7 @@ class MaskStage(nn.Module):
 
 
 def stages(network: EvfSam) -> tuple[Stage, ...]:
-    """Return the three graphs of EVF-SAM in the order they run.
+    """Return the three graphs of EVF-SAM in the order they run, then those of its memory, if any.
 
     What follows from the weights alone is folded, so they must not change any more.
     """
@@ -137,7 +143,9 @@ def stages(network: EvfSam) -> tuple[Stage, ...]:
     image_stage, names = ImageStage(network), network.visual_model.feature_names
     image = torch.zeros(1, 3, *visual.image_hw)
     prompts = torch.zeros(2, 1, visual.mask_decoder.width)
-    features = map(torch.zeros_like, _shaped_like(image_stage, image))
+    shaped = zip(names, _shaped_like(image_stage, image), strict=True)
+    features = {name: torch.zeros_like(feature) for name, feature in shaped}
+    model = network.visual_model
     return (
         Stage(
             name="image",
@@ -158,10 +166,11 @@ def stages(network: EvfSam) -> tuple[Stage, ...]:
         Stage(
             name="mask",
             module=MaskStage(network),
-            examples={"prompt_embedding": prompts, **dict(zip(names, features, strict=True))},
+            examples={"prompt_embedding": prompts, **features},
             outputs=("logits", "iou"),
             varying={"prompt_embedding": {0: "phrases"}},
         ),
+        *(memory_stages(model, features) if isinstance(model, Sam2VideoModel) else ()),
     )  # fmt: skip
 
 
@@ -174,7 +183,7 @@ def _shaped_like(module: nn.Module, image: Tensor) -> tuple[Tensor, ...]:
 
 
 def load(checkpoint: Checkpoint, overrides: Mapping[str, str] = MappingProxyType({})) -> EvfSam:
-    """Build the checkpoint's network and fill it.
+    """Build the checkpoint's network and fill it; SAM-2 keeps its memory where that is stored.
 
     Args:
         checkpoint: What to load.
@@ -193,8 +202,11 @@ def load(checkpoint: Checkpoint, overrides: Mapping[str, str] = MappingProxyType
         )
     checkpoint.check_vocabulary(spec.multimodal_encoder.vocabulary)
     mask = switches_from(checkpoint.name, config.variant, overrides).mask_choice
+    video = video_spec(spec.visual_model) if _holds_memory(checkpoint) else None
     with torch.device("meta"):
         network = EvfSam(spec)
+        if video is not None:
+            network.visual_model = Sam2VideoModel(video)
     if mask not in network.visual_model.mask_choices:
         raise UnknownNameError(
             f"mask_choice of evf-sam {config.variant}", mask, network.visual_model.mask_choices
@@ -215,6 +227,11 @@ def views_of(
 def token_rows(checkpoint: Checkpoint) -> int:
     """Return the rows of the word embedding; errors as in `load`."""
     return _spec(checkpoint).multimodal_encoder.vocabulary
+
+
+def _holds_memory(checkpoint: Checkpoint) -> bool:
+    names = [name for name, _ in map_tensors(checkpoint.weight_files)]
+    return all(any(part in name for name in names) for part in MEMORY_PARTS)
 
 
 def _spec(checkpoint: Checkpoint) -> EvfSamSpec:

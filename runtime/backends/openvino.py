@@ -17,7 +17,7 @@ from ..engine import check_inputs
 from ..errors import DeviceError, EngineError, require
 from ..spec import StageSpec
 
-__all__ = ["ExecutedWork", "OpenVinoEngine", "executed_precisions", "open_graph"]
+__all__ = ["ExecutedWork", "OpenVinoEngine", "executed_precisions", "library", "open_graph"]
 
 _TELEMETRY = "openvino_telemetry"
 _CONVOLUTIONS = ("Convolution", "GroupConvolution")
@@ -40,8 +40,8 @@ class ExecutedWork:
 class OpenVinoEngine:
     """A compiled model with one request; runs of several threads wait for each other.
 
-    Axes may vary from run to run without a new compilation: the first run of a new extent costs an
-    eighth of a run more, as kernels are looked up by shape.
+    Axes may vary from run to run without a new compilation: the first run of a new extent costs up
+    to an eighth of a run more, as kernels are made by shape.
     """
 
     def __init__(self, compiled: Any, stage: StageSpec) -> None:
@@ -99,7 +99,7 @@ def open_graph(
     """
     if device not in ("auto", "cpu"):
         raise DeviceError(f"openvino computes on auto or cpu here; got {device}; name one of them")
-    openvino = _library()
+    openvino = library()
     compiled = _compile(openvino, _read(openvino, graph), graph, threads)
     for kind, specs, ports in (
         ("inputs", stage.inputs, compiled.inputs),
@@ -119,6 +119,8 @@ def executed_precisions(
 ) -> dict[str, ExecutedWork]:
     """Ask OpenVINO what it really computes a graph's products and convolutions in.
 
+    An attention that became one kernel counts as what that kernel reads.
+
     Args:
         graph: As for `open_graph`.
         shapes: Extents of every input, by name.
@@ -130,7 +132,7 @@ def executed_precisions(
         EngineError: OpenVINO refuses the graph or the shapes.
         MissingExtraError: openvino is not installed.
     """
-    openvino = _library()
+    openvino = library()
     model = _read(openvino, graph)
     try:
         model.reshape({name: list(shape) for name, shape in shapes.items()})
@@ -144,7 +146,7 @@ def executed_precisions(
     found: dict[str, ExecutedWork] = {}
     for node in _compile(openvino, model, graph, threads=1).get_runtime_model().get_ops():
         counts = _executed(node, multiply_adds)
-        kind = node.get_rt_info()["runtimePrecision"].astype(str)
+        kind = str(node.get_rt_info()["runtimePrecision"].astype(str))
         precision = _PRECISIONS.get(kind, kind)
         if counts:
             so_far = found.get(precision, ExecutedWork(nodes=0, multiply_adds=0))
@@ -178,8 +180,12 @@ def _multiply_adds(node: Any) -> int:
     return math.prod(rows) * math.prod(weight[channels:])
 
 
-def _library() -> ModuleType:
-    """Import openvino without its telemetry, which reports every import over the network."""
+def library() -> ModuleType:
+    """Import openvino without its telemetry, which reports every import over the network.
+
+    Raises:
+        MissingExtraError: openvino is not installed.
+    """
     sys.modules.setdefault(_TELEMETRY, None)  # type: ignore[arg-type]
     return require("openvino", extra="openvino")
 
@@ -193,7 +199,7 @@ def _read(openvino: Any, graph: Path) -> Any:
 
 def _compile(openvino: Any, model: Any, graph: Path, threads: int | None) -> Any:
     options = {
-        # The graph says what is rounded: left alone, processors with AMX compute FP32 in BF16.
+        # The graph says what is rounded: left alone, processors with BF16 compute FP32 in it.
         "INFERENCE_PRECISION_HINT": "f32",
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": 1,

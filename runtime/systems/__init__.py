@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -12,6 +12,9 @@ from ..engine import Engine
 from ..masks import Masks
 from ..prompt import Prompt
 from ..tables import module_from_table
+
+if TYPE_CHECKING:
+    from ..tracking import Tracker
 
 __all__ = ["SYSTEMS", "System", "Wrap", "open_system"]
 
@@ -53,6 +56,10 @@ class System(Protocol):
 
     def segment(self, frame: np.ndarray, prompts: tuple[Prompt, ...]) -> Masks:
         """Take the three steps one after the other."""
+        ...
+
+    def open_tracker(self) -> Tracker | None:
+        """Return a tracker of its own, on its engines; None where it has none."""
         ...
 
     def with_engines(self, wrap: Wrap) -> System:

@@ -12,6 +12,7 @@ from ..engine import Engine, open_engines
 from ..errors import PromptError
 from ..geometry import Placement, back, fit
 from ..masks import Masks
+from ..memory_tracking import MEMORY_STAGES, MemoryTracker
 from ..prompt import Prompt
 from ..timing import Stopwatch
 from ..tokenizer import Tokenizer, open_tokenizer
@@ -54,10 +55,12 @@ class _Inferred:
 
 
 def open_system(bundle: Bundle, *, device: str, threads: int | None) -> EvfSam:
-    """Open EVF-SAM's three engines and its tokenizer."""
+    """Open EVF-SAM's engines, those of its memory where the bundle has one, and its tokenizer."""
+    held = {stage.name for stage in bundle.manifest.stages}
+    stages = STAGES + MEMORY_STAGES if held.issuperset(MEMORY_STAGES) else STAGES
     return EvfSam(
         bundle,
-        open_engines(bundle, STAGES, device=device, threads=threads),
+        open_engines(bundle, stages, device=device, threads=threads),
         open_tokenizer(bundle.folder, bundle.manifest.tokenizer),
     )
 
@@ -66,7 +69,7 @@ class EvfSam:
     """One mask for each prompt; the frame is encoded once for all of them."""
 
     def __init__(self, bundle: Bundle, engines: Mapping[str, Engine], tokenizer: Tokenizer) -> None:
-        """Take the engines "image", "prompt" and "mask"."""
+        """Take the engines of `STAGES`, and none or all of `MEMORY_STAGES`."""
         self._bundle = bundle
         self._sam, self._beit = bundle.view("sam"), bundle.view("beit")
         self._threshold = bundle.manifest.mask_threshold
@@ -140,6 +143,12 @@ class EvfSam:
     def segment(self, frame: np.ndarray, prompts: tuple[Prompt, ...]) -> Masks:
         """Take the three steps: one mask for each prompt, in their order; see each for errors."""
         return self.finish(self.infer(self.prepare(frame, prompts)))
+
+    def open_tracker(self) -> MemoryTracker | None:
+        """Return a tracker on its engines; None where they have no memory."""
+        if not self._engines.keys() >= set(MEMORY_STAGES):
+            return None
+        return MemoryTracker(self._engines, self._sam, self._threshold)
 
     def with_engines(self, wrap: Callable[[Engine], Engine]) -> EvfSam:
         """Return the same system on what `wrap` gives for each of its engines."""

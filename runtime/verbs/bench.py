@@ -1,4 +1,4 @@
-"""Time bundles on this machine: one alone, several side by side, or one on a stream."""
+"""Time bundles on this machine: alone, beside others or rivals, or on a stream."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ from ..coldstart import ColdStart, cold_start
 from ..conditions import machine_conditions, machine_text
 from ..options import add_bundle, add_engine, add_json, positive
 from ..progress import Progress
+from ..rivals import rival_names
 from ..segmenter import Segmenter
 from ..shelf import find_bundle
 from ..sources import open_sources
 from ..table import table
+from .bench_compare import add_rival_flags, check_rivals, compare, comparison_text
 from .bench_stream import add_stream_flags, check_flags, run_stream
 
 __all__ = ["add_arguments", "run"]
@@ -42,7 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="OTHER",
-        help="bundles to run in turns with it, in one process and in a random order",
+        type=_names,
+        help="bundles to run in turns with it, in one process and in a random order, or rivals: "
+        f"other ways to run its checkpoint, such as {', '.join(rival_names())}; commas part them",
     )
     parser.add_argument(
         "--source",
@@ -58,6 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help=f"rounds that count, after {_WARM_UP} that don't (default: {_ITERATIONS})",
     )
+    add_rival_flags(parser)
     add_stream_flags(parser)
     add_json(parser)
     add_engine(parser)
@@ -65,8 +70,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Time what was asked for and print the figures."""
+    args.compare = list(chain.from_iterable(args.compare))
     check_flags(args)
-    return run_stream(args) if args.stream else _run_rounds(args)
+    if args.stream:
+        return run_stream(args)
+    return _run_rivals(args) if check_rivals(args) else _run_rounds(args)
+
+
+def _run_rivals(args: argparse.Namespace) -> int:
+    """Time frames in this process, the bundle beside other ways to run its checkpoint."""
+    bundle = Bundle.read(find_bundle(args.bundle))
+    workload = _workload(bundle, args)
+    compared = compare(bundle, workload, args)
+    report = {"conditions": _conditions(workload, "cpu"), **compared}
+    text = f"{_conditions_text(report['conditions'])}\n\n{comparison_text(report)}"
+    print(json.dumps(report, indent=2) if args.json else text)
+    return 0
 
 
 def _run_rounds(args: argparse.Namespace) -> int:
@@ -84,6 +103,11 @@ def _run_rounds(args: argparse.Namespace) -> int:
     }
     print(json.dumps(report, indent=2) if args.json else _text(report))
     return 0
+
+
+def _names(text: str) -> list[str]:
+    """Read names with commas between them, for `type=`."""
+    return [name for name in text.split(",") if name]
 
 
 def _workload(bundle: Bundle, args: argparse.Namespace) -> Workload:

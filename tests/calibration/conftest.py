@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 import onnx
@@ -125,6 +125,88 @@ def cosine() -> Callable[..., float]:
         return least
 
     return cosine
+
+
+@pytest.fixture(scope="session")
+def wound(build, images) -> Callable[..., tuple]:
+    """Makes a segmenting network of residual blocks, some hurt by INT8, and its judge."""
+    from saymask.calibration.gate import Loss, points_apart
+    from saymask.calibration.lowering import lower_cpu
+    from saymask.calibration.plan import name_int8, plan_nodes
+    from saymask.calibration.ranges import observe
+    from saymask.calibration.recording import Run
+    from saymask.calibration.sensitivity import Subject
+    from saymask.calibration.session import open_model
+    from saymask.calibration.static import quantized_tensors
+
+    def wound(**outliers: float) -> tuple:
+        """Return the subject and the judge; `outliers` is the block's name -> its wound.
+
+        The first channel inside a block is so many times as large as the others, and the
+        convolution after it makes up for that: the same in FP32, but in INT8 one scale spans both.
+        """
+        model = build(_residual_text(outliers), **_residual_constants(outliers))
+        fp32 = open_model(model, threads=1)
+        runs = [Run(feed, fp32.run(feed)) for feed in images]
+        plan = plan_nodes(model)
+        histograms = observe(model, images, quantized_tensors(model, plan))
+        ranges = {name: histogram.range(100) for name, histogram in histograms.items()}
+        subject = Subject(
+            "net",
+            model,
+            name_int8(plan, "int8-static"),
+            lambda wanted: lower_cpu(model, wanted, ranges),
+            runs,
+            settings="percent 100",
+        )
+        masks = [run.outputs["logits"][0] > 0 for run in runs]
+
+        def judge(models) -> Loss:
+            engine = open_model(models["net"], threads=1) if models else fp32
+            found = [engine.run(feed)["logits"][0] > 0 for feed in images]
+            apart = points_apart(masks, found)
+            return Loss(lost=apart, apart=apart)
+
+        return subject, judge
+
+    return wound
+
+
+@pytest.fixture(scope="session")
+def wounded(wound) -> tuple:
+    """Three blocks of which the second is hurt, and their judge."""
+    return wound(first=1, second=3000, third=1)
+
+
+def _residual_text(blocks: Iterable[str]) -> str:
+    lines, before = ["[stem] x0 = Conv <pads=[1,1,1,1]> (image, stem_w)"], "x0"
+    for name in blocks:
+        lines += [
+            f"[{name}_in] {name}_a = Conv <pads=[1,1,1,1]> ({before}, {name}_in_w)",
+            f"[{name}_act] {name}_b = Relu ({name}_a)",
+            f"[{name}_out] {name}_c = Conv ({name}_b, {name}_out_w)",
+            f"[{name}_sum] {name}_d = Add ({before}, {name}_c)",
+        ]
+        before = f"{name}_d"
+    lines.append(f"[head] logits = Conv ({before}, head_w)")
+    return (
+        '<ir_version: 9, opset_import: ["" : 20]>\n'
+        "net (float[1,3,32,32] image) => (float[1,1,32,32] logits) {" + "\n".join(lines) + "}"
+    )
+
+
+def _residual_constants(outliers: Mapping[str, float]) -> dict[str, np.ndarray]:
+    generator = np.random.default_rng(4)
+    constants = {
+        "stem_w": _normal(generator, 8, 3, 3, 3) / 5,
+        "head_w": _normal(generator, 1, 8, 1, 1),
+    }
+    for name, outlier in outliers.items():
+        inner, outer = _normal(generator, 16, 8, 3, 3) / 8, _normal(generator, 8, 16, 1, 1) / 4
+        inner[0] *= outlier
+        outer[:, 0] /= outlier
+        constants |= {f"{name}_in_w": inner, f"{name}_out_w": outer}
+    return {name: array.astype(np.float32) for name, array in constants.items()}
 
 
 def _normal(generator: np.random.Generator, *shape: int) -> np.ndarray:

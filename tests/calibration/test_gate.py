@@ -2,9 +2,21 @@ from contextlib import closing
 from dataclasses import replace
 
 import numpy as np
+import onnx
 import pytest
 
-from saymask.calibration.gate import OVERALL, points_lost, score_samples, with_stages
+from saymask.calibration.gate import (
+    OVERALL,
+    Judge,
+    Loss,
+    points_apart,
+    points_lost,
+    samples_sha256,
+    score_samples,
+    with_runs,
+    with_stages,
+)
+from saymask.calibration.recording import Recorder
 from saymask.calibration.samples import Sample
 from saymask.calibration.score import Score
 from saymask.runtime.bundle import Bundle
@@ -99,3 +111,67 @@ def test_only_the_named_stage_is_swapped(system, sample):
     assert (masks == ~own).all()
     assert points_lost(expected, scores) > 0
     assert score_samples(with_stages(system, {}), [sample])[0] == expected
+
+
+def test_masks_apart():
+    one = np.zeros((2, 4, 4), np.bool_)
+    one[0, :2] = True
+    other = one.copy()
+    other[0, 1] = False
+    assert points_apart([one], [one]) == 0
+    assert points_apart([one], [other]) == pytest.approx(25)
+    assert points_apart([one, one], [other, one]) == pytest.approx(12.5)
+
+
+def test_the_judge_compares_with_the_truth_and_with_fp32(system, sample, tiny_bundle):
+    scores, masks = score_samples(system, [sample])
+    judge = Judge(system=system, samples=[sample], scores=scores, masks=masks, threads=1)
+    assert judge({}) == Loss(lost=0, apart=0)
+    graph = onnx.load(tiny_bundle / "stages" / "mask.onnx")
+    for number, node in enumerate(graph.graph.node):
+        node.name = f"node_{number}"
+    assert judge({"mask": graph}) == Loss(lost=0, apart=0)
+    with_other_sign = _negated(graph)
+    expected, other = score_samples(_inverted(system), [sample])
+    loss = judge({"mask": with_other_sign})
+    assert loss.lost == pytest.approx(points_lost(scores, expected))
+    assert loss.apart == pytest.approx(points_apart(masks, other)) == pytest.approx(100)
+
+
+def _negated(graph: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a graph that negates the logits."""
+    graph = onnx.ModelProto.FromString(graph.SerializeToString())
+    for node in graph.graph.node:
+        node.output[:] = ["positive" if name == "logits" else name for name in node.output]
+    graph.graph.node.append(onnx.helper.make_node("Neg", ["positive"], ["logits"], "negate"))
+    return graph
+
+
+def test_what_was_computed_is_remembered(system, sample):
+    recorder = Recorder()
+    scores, masks = score_samples(system.with_engines(recorder.watch), [sample])
+    later = Recorder()
+    remembering = with_runs(system.with_engines(later.watch), recorder.runs)
+    assert score_samples(remembering, [sample])[0] == scores
+    assert not any(later.runs.values())
+    other = replace(sample, frame=sample.frame[::-1].copy(), masks=None)
+    again = score_samples(remembering, [other])[1][0]
+    assert (again == score_samples(system, [other])[1][0]).all()
+    assert {name for name, runs in later.runs.items() if runs} == {"image", "prompt", "mask"}
+    assert masks[0].any()
+
+
+def test_samples_are_told_apart(sample):
+    known = samples_sha256([sample])
+    assert known == samples_sha256([replace(sample)])
+    assert sample.masks is not None
+    others = [
+        replace(sample, masks=None),
+        replace(sample, masks=~sample.masks),
+        replace(sample, texts=("the red square", "the red one")),
+        replace(sample, frame=255 - sample.frame),
+    ]
+    assert (
+        len({known, samples_sha256([sample] * 2), *(samples_sha256([each]) for each in others)})
+        == 6
+    )

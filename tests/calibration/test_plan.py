@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from saymask.calibration.plan import NodePlan, plan_nodes
+from saymask.calibration.plan import NodePlan, blocks, name_int8, only, plan_nodes
 from saymask.runtime.errors import UsageError
 
 
@@ -61,3 +61,25 @@ def test_nodes_and_operators_are_kept_on_request(convolutions, tokens):
 def test_only_weighted_nodes_can_be_kept(convolutions, name):
     with pytest.raises(UsageError, match=f"got '{name}'; the graph's nodes are stem, wide"):
         plan_nodes(convolutions, keep={name: "why not"})
+
+
+def test_blocks_end_with_residual_sums(convolutions, tokens):
+    first, second = blocks(convolutions)
+    assert [node.name for node in first] == [
+        "stem", "stem_act", "wide", "wide_act", "narrow", "shortcut",
+    ]  # fmt: skip
+    assert second[0].name == "down"
+    [whole] = blocks(tokens)  # Adding a bias is no residual.
+    assert len(whole) == len(tokens.graph.node)
+
+
+def test_int8_is_given_a_form_and_taken_apart_again(convolutions):
+    plan = plan_nodes(convolutions)
+    static = name_int8(plan, "int8-static")
+    assert static["wide"] == NodePlan(precision="int8-static", reason="")
+    assert static["stem"] == plan["stem"]
+    assert only(static, "int8-static") == plan
+    assert not _integer(only(static, "int8-dynamic"))
+    lifted = static | {"wide": NodePlan(precision="fp16", reason="it hurt")}
+    assert _integer(only(lifted, "int8-static")) == ["narrow", "down"]
+    assert only(lifted, "int8-static")["wide"].precision == "fp32"

@@ -38,6 +38,20 @@ def test_the_quickest_is_taken():
     )
 
 
+@pytest.mark.parametrize(
+    ("static_ms", "cosine", "taken"),
+    [
+        (2.05, 0.9999, "int8-static"),
+        (2.05, 0.9990, "int8-dynamic"),
+        (2.05, np.nan, "int8-dynamic"),
+        (2.10, 0.9999, "int8-dynamic"),
+    ],
+)
+def test_of_those_as_quick_the_nearest_to_fp32_is_taken(static_ms, cosine, taken):
+    trials = _trial("int8-static", static_ms, cosine), _trial("int8-dynamic", 2)
+    assert _decide(_trial("fp32", 4), *trials).candidate.precision == taken
+
+
 @pytest.mark.parametrize("median_ms", [9.0, 4.0, 3.9])
 def test_what_is_not_faster_is_dropped(median_ms):
     choice = _decide(_trial("fp32", 4), _trial("int8-static", median_ms))

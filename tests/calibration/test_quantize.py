@@ -8,22 +8,25 @@ import pytest
 from onnx import numpy_helper
 
 from saymask.calibration import quantize
-from saymask.runtime.errors import UsageError
+from saymask.calibration.observers import Observer
+from saymask.calibration.plan import NodePlan
+from saymask.calibration.qdq import runnable
+from saymask.runtime.errors import UnknownNameError, UsageError
 
 
 def test_convolutions_have_no_dynamic_form(convolutions, images):
-    found = quantize.candidates(convolutions, iter(images))
+    found = quantize.candidates(convolutions, images)
     assert [each.precision for each in found] == ["fp32", "int8-static"]
 
 
 def test_products_have_both_forms(tokens, sentences, cosine):
-    found = quantize.candidates(tokens, iter(sentences))
+    found = quantize.candidates(tokens, sentences)
     assert [each.precision for each in found] == ["fp32", "int8-static", "int8-dynamic"]
     for candidate in found:
         onnx.checker.check_model(candidate.model, full_check=True)
         assert cosine(candidate.model, tokens, sentences) > 0.999
     assert not found[0].plan
-    assert found[1].plan["q"].precision == found[2].plan["q"].precision == "int8"
+    assert [each.plan["q"].precision for each in found[1:]] == ["int8-static", "int8-dynamic"]
 
 
 def test_dynamic_plans_say_that_convolutions_stay(build):
@@ -42,11 +45,11 @@ def test_dynamic_plans_say_that_convolutions_stay(build):
     )
     _, static, dynamic = quantize.candidates(model, [{"x": np.ones((1, 8, 8, 8), np.float32)}])
     assert {name: each.precision for name, each in static.plan.items()} == {
-        "conv": "int8",
-        "product": "int8",
+        "conv": "int8-static",
+        "product": "int8-static",
     }
     assert dynamic.plan["conv"].reason == "dynamic scales are for products"
-    assert dynamic.plan["product"].precision == "int8"
+    assert dynamic.plan["product"].precision == "int8-dynamic"
 
 
 def test_nothing_to_quantize(convolutions):
@@ -62,7 +65,7 @@ def test_no_data_is_an_error(tokens):
 def test_static_scales_cover_a_share_of_the_values(tokens, sentences):
     outlier = {"tokens": sentences[0]["tokens"] * np.float32(np.arange(32) == 0) * 100}
     feeds = [*sentences, outlier]
-    coarse, fine = (_scale("n", tokens, feeds, percent) for percent in (100, 99))
+    coarse, fine = (_scale("n", tokens, feeds, each) for each in ("minmax", "percentile:99"))
     assert 0 < fine < 0.7 * coarse
 
 
@@ -71,8 +74,50 @@ def test_integers_are_smaller(convolutions, images):
     assert static.model.ByteSize() < 0.75 * fp32.model.ByteSize()
 
 
-def _scale(tensor: str, model: onnx.ModelProto, feeds: list, percent: float) -> float:
+def _scale(tensor: str, model: onnx.ModelProto, feeds: list, observer: str) -> float:
     """Static scale of a tensor."""
-    _, static, *_ = quantize.candidates(model, feeds, percent=percent)
+    calibration = quantize.Calibration(observer=Observer.parse(observer), smooths=False)
+    _, static, *_ = quantize.candidates(model, feeds, calibration=calibration)
     arrays = {each.name: numpy_helper.to_array(each) for each in static.model.graph.initializer}
     return float(arrays[f"{tensor}_scale"])
+
+
+@pytest.mark.parametrize(
+    ("precision", "least"),
+    [("int8", 0.999), ("fp8", 0.99), ("int8-weights", 0.999), ("int4-weights", 0.98)],
+)
+def test_tensorrt_has_one_form_of_each_precision(tokens, sentences, cosine, precision, least):
+    for target in ("rtx", "tensorrt"):
+        fp32, small = quantize.candidates(tokens, sentences, target=target, precision=precision)
+        assert (fp32.precision, small.precision) == ("fp32", precision)
+        assert small.plan["q"].precision == precision
+        assert cosine(runnable(small.model), tokens, sentences) > least
+
+
+def test_a_plan_with_fewer_nodes_is_lowered_too(tokens, sentences):
+    for target, precision in quantize.FORMS:
+        _, *found = quantize.candidates(tokens, sentences, target=target, precision=precision)
+        for candidate in found:
+            lifted = candidate.plan | {"q": NodePlan(precision="fp32", reason="lifted")}
+            assert candidate.lower is not None
+            assert candidate.lower(candidate.plan) == candidate.model
+            assert candidate.lower(lifted).ByteSize() > candidate.model.ByteSize()
+
+
+def test_even_channels_lose_less(tokens, sentences, cosine):
+    """An outlier in one channel of what the product reads costs all others their steps."""
+    spread = [{"tokens": each["tokens"].copy()} for each in sentences]
+    for each in spread:
+        each["tokens"][..., 3] *= 300
+    near, far = (
+        quantize.candidates(
+            tokens, spread, calibration=quantize.Calibration(smooths=smooths)
+        )[1]
+        for smooths in (True, False)
+    )
+    assert cosine(near.model, tokens, spread) >= cosine(far.model, tokens, spread)
+
+
+def test_what_a_target_lacks_is_refused(tokens, sentences):
+    with pytest.raises(UnknownNameError, match="a precision of target cpu must be one of int8"):
+        quantize.candidates(tokens, sentences, precision="fp8")

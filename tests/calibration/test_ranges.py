@@ -1,14 +1,71 @@
-"""Ranges of known data."""
+"""Ranges of known data, however little memory there is and however often it is interrupted."""
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 import weakref
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
-from saymask.calibration.ranges import Histogram, Range, observe
-from saymask.runtime.errors import UsageError
+from saymask.calibration.ranges import Range, observe
+from saymask.runtime.errors import EngineError, OutputError, UsageError
+
+CHAIN_STEPS = 10
+RUNS = 3
+KILLED = """
+import os, signal, sys
+import numpy as np, onnx
+from saymask.calibration.ranges import observe
+
+def die(line):
+    if line.startswith("part 2 of"):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+model, data, work = sys.argv[1:]
+feeds = [{"x": array} for array in np.load(data)]
+observe(onnx.load(model), feeds, ["x", *(f"t{n}" for n in range(10))],
+        memory_mib=1, work=work and __import__("pathlib").Path(work), say=die)
+"""
+CAPPED = """
+import numpy as np, onnx, sys
+from saymask.calibration.ranges import observe
+from saymask.runtime.machine import forget_peak_memory, peak_memory_bytes
+
+model, tensors = onnx.load(sys.argv[1]), [f"t{n}" for n in range(50)]
+small = {"x": np.ones((1, 64), np.float32)}
+observe(model, [small], tensors)
+feeds = [{"x": np.ones((1, 2**21), np.float32)}]
+forget_peak_memory()
+before = peak_memory_bytes()
+observe(model, feeds, tensors, memory_mib=int(sys.argv[2]))
+print(peak_memory_bytes() - before)
+"""
+
+
+class Feeds(Sequence):
+    """Makes each feed when it is asked for, and counts that."""
+
+    def __init__(self, arrays):
+        self.arrays, self.asked, self.alive = arrays, 0, []
+
+    def __len__(self):
+        return len(self.arrays)
+
+    def __getitem__(self, number):
+        if number >= len(self.arrays):
+            raise IndexError
+        assert sum(each() is not None for each in self.alive) <= 1
+        feed = {"x": np.array(self.arrays[number])}
+        self.alive.append(weakref.ref(feed["x"]))
+        self.asked += 1
+        return feed
 
 
 @pytest.fixture(scope="module")
@@ -27,36 +84,59 @@ def model(build):
     )
 
 
-def _histogram(*parts: np.ndarray) -> Histogram:
-    histogram = Histogram()
-    for part in parts:
-        histogram.add(part)
-    return histogram
+@pytest.fixture(scope="module")
+def chain(build):
+    """Makes a line of nodes t0, t1, ...; each also reads the graph's input."""
+
+    def chain(steps: int) -> onnx.ModelProto:
+        nodes = ["[n0] t0 = Sin (x)"]
+        for number in range(1, steps):
+            operator = ("Add", "Mul", "Sub")[number % 3]
+            nodes.append(f"[n{number}] t{number} = {operator} (t{number - 1}, x)")
+        return build(
+            '<ir_version: 9, opset_import: ["" : 20]>\n'
+            f"chain (float[1,n] x) => (float[1,n] t{steps - 1}) {{\n" + "\n".join(nodes) + "\n}"
+        )
+
+    return chain
+
+
+@pytest.fixture(scope="module")
+def arrays() -> np.ndarray:
+    """Data of `RUNS` runs, a quarter of a MiB each."""
+    return np.random.default_rng(0).normal(size=(RUNS, 1, 2**16)).astype(np.float32)
+
+
+def _extremes(histograms) -> dict[str, Range]:
+    return {name: histogram.range(100) for name, histogram in histograms.items()}
 
 
 def test_inner_tensors_inputs_and_outputs(model):
     feeds = [{"x": np.float32([0, 1])}, {"x": np.float32([-3])}, {"x": np.float32([2, 5, 4])}]
-    found = observe(model, iter(feeds), ["x", "s", "y"])
-    assert {name: histogram.range(100) for name, histogram in found.items()} == {
+    assert _extremes(observe(model, feeds, ["x", "s", "y"])) == {
         "x": Range(low=-3, high=5),
         "s": Range(low=-5, high=11),
         "y": Range(low=-11, high=5),
     }
 
 
+def test_an_input_alone_needs_no_node(model):
+    assert _extremes(observe(model, [{"x": np.float32([-3, 4])}], ["x"])) == {
+        "x": Range(low=-3, high=4)
+    }
+
+
+def test_channels_apart(convolutions, images):
+    found = observe(convolutions, images, ["b", "g"], channel_axes={"g": 1})
+    assert found["b"].absmax.shape == (1,)
+    assert found["g"].absmax.shape == (32,)
+    assert found["g"].absmax.max() == observe(convolutions, images, ["g"])["g"].absmax[0]
+
+
 def test_one_feed_is_held_at_a_time(model):
-    alive = []
-
-    def feeds():
-        for _ in range(5):
-            feed = {"x": np.ones(1000, np.float32)}
-            alive.append(weakref.ref(feed["x"]))
-            yield feed
-            del feed
-            assert sum(each() is not None for each in alive) <= 1
-
-    observe(model, feeds(), ["x"])
-    assert len(alive) == 5
+    feeds = Feeds([np.ones(1000, np.float32)] * 5)
+    observe(model, feeds, ["s", "x"])
+    assert feeds.asked == 5 + 1 + 5, "for its size, the largest for all sizes, for its values"
 
 
 def test_no_feed_is_an_error(model):
@@ -64,39 +144,106 @@ def test_no_feed_is_an_error(model):
         observe(model, [], ["s"])
 
 
-def test_percentile_of_even_values():
-    found = _histogram(np.linspace(0, 100, 100_001, dtype=np.float32)).range(90)
-    width = 128 / 4096
-    assert found.low == pytest.approx(5, abs=width)
-    assert found.high == pytest.approx(95, abs=width)
+def test_parts_see_what_the_whole_sees(chain, arrays):
+    model, feeds = chain(CHAIN_STEPS), [{"x": array} for array in arrays]
+    tensors, said = ["x", "t9", "t0", "t4", "t5", "t7"], []
+    whole = observe(model, feeds, tensors)
+    parts = observe(model, feeds, tensors, memory_mib=1, say=said.append)
+    assert list(parts) == tensors
+    for name, histogram in whole.items():
+        for part, array in histogram.state().items():
+            np.testing.assert_array_equal(parts[name].state()[part], array)
+    assert "6 tensors over 3 runs: 1 MiB a run, in 2 x at most 1 MiB, and 2 MiB on" in said[0]
+    assert said[1].startswith("part 1 of 2: ")
+    assert said[1].endswith(" min left")
 
 
-def test_percentile_leaves_an_outlier_out():
-    values = np.append(np.random.default_rng(0).normal(size=100_000), 400).astype(np.float32)
-    found = _histogram(values)
-    assert found.range(100).high == 400
-    assert found.range(99.99).high < 5
+def test_a_tensor_beyond_the_cap(chain):
+    with pytest.raises(UsageError, match=r"'n0' needs 2 MiB of 1; give --calib-mem-mib 2"):
+        observe(chain(2), [{"x": np.ones((1, 2**19), np.float32)}], ["t0", "t1"], memory_mib=1)
 
 
-def test_order_and_slicing_do_not_matter():
-    values = np.random.default_rng(0).normal(size=3000) * np.logspace(-4, 3, 3000)
-    whole = _histogram(values)
-    for parts in (np.split(values, 3), np.split(values[::-1], 6)):
-        again = _histogram(*parts)
-        assert [again.range(p) for p in (50, 99, 100)] == [whole.range(p) for p in (50, 99, 100)]
+@pytest.mark.parametrize("memory_mib", [1024, 1])
+def test_the_first_node_that_makes_no_number_is_named(build, memory_mib):
+    model = build(
+        """
+        <ir_version: 9, opset_import: ["" : 20]>
+        broken (float[1,n] x) => (float[1,n] y) {
+          [fine] a = Neg (x)
+          [root] b = Sqrt (a)
+          [then] c = Add (b, x)
+          [end] y = Relu (c)
+        }
+        """
+    )
+    feeds = [{"x": np.full((1, 2**16), value, np.float32)} for value in (-1, 2)]
+    with pytest.raises(EngineError) as caught:
+        observe(model, feeds, ["a", "c"], memory_mib=memory_mib)
+    assert "tensor 'c' of run 1: calibrated tensors must be finite" in str(caught.value)
+    assert "node 'root' (Sqrt) is the first to make NaN, in 'b'" in str(caught.value)
 
 
-def test_a_single_value():
-    assert _histogram(np.full((2, 3), -7, np.float32)).range(99) == Range(low=-7, high=-7)
+def test_data_that_holds_no_number_is_named(model):
+    with pytest.raises(EngineError, match="the graph's input 'x' already holds it"):
+        observe(model, [{"x": np.float32([1, np.inf])}], ["s"])
 
 
-@pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
-def test_values_must_be_finite(bad):
-    with pytest.raises(UsageError, match="must be finite; got"):
-        _histogram(np.float32([1, bad]))
+def test_a_second_call_runs_nothing(chain, arrays, tmp_path):
+    model, feeds = chain(CHAIN_STEPS), Feeds(arrays)
+    first = observe(model, feeds, ["x", "t5"], work=tmp_path)
+    feeds.asked = 0
+    again = observe(model, feeds, ["x", "t5"], work=tmp_path)
+    assert feeds.asked == RUNS, "once for the digest"
+    assert _extremes(again) == _extremes(first)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["key.json", "whole"]
 
 
-@pytest.mark.parametrize(("values", "percent"), [([], 99), ([1], 0), ([1], 101)])
-def test_a_range_needs_values_and_a_percentage(values, percent):
-    with pytest.raises(UsageError, match="a range needs values and a percentage"):
-        _histogram(np.float32(values)).range(percent)
+@pytest.mark.parametrize("memory_mib", [1, 2])
+def test_a_killed_calibration_goes_on(chain, arrays, tmp_path, memory_mib):
+    model, work = chain(CHAIN_STEPS), tmp_path / "work"
+    tensors = ["x", *(f"t{number}" for number in range(CHAIN_STEPS))]
+    onnx.save(model, tmp_path / "model.onnx")
+    np.save(tmp_path / "data.npy", arrays)
+    process = subprocess.run(
+        [sys.executable, "-c", KILLED, tmp_path / "model.onnx", tmp_path / "data.npy", work]
+    )
+    assert process.returncode == -signal.SIGKILL
+    fresh, resumed = Feeds(arrays), Feeds(arrays)
+    expected = observe(model, fresh, tensors, memory_mib=memory_mib, work=tmp_path / "other")
+    found = observe(model, resumed, tensors, memory_mib=memory_mib, work=work)
+    assert _extremes(found) == _extremes(expected)
+    assert all((found[n].counts == expected[n].counts).all() for n in tensors)
+    if memory_mib == 1:
+        assert fresh.asked - resumed.asked == RUNS + 1, "part 1, and a run of part 2"
+
+
+@pytest.mark.parametrize("other", ["graph", "data", "set of tensors"])
+def test_what_was_kept_of_something_else_is_refused(chain, arrays, tmp_path, other):
+    feeds = [{"x": array} for array in arrays]
+    observe(chain(CHAIN_STEPS), feeds, ["x", "t5"], work=tmp_path)
+    steps = CHAIN_STEPS + (other == "graph")
+    feeds = feeds[: RUNS - (other == "data")]
+    tensors = ["x", "t5", "t6"][: 2 + (other == "set of tensors")]
+    with pytest.raises(UsageError, match=f"another {other}; delete that folder or give another"):
+        observe(chain(steps), feeds, tensors, work=tmp_path)
+
+
+def test_a_place_that_cannot_be_written(model, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="must keep the graph and its arrays on disk"):
+        observe(model, [{"x": np.ones(3, np.float32)}], ["s"], work=tmp_path / "file")
+
+
+def test_memory_stays_under_the_cap(chain, tmp_path):
+    onnx.save(chain(50), tmp_path / "model.onnx")
+
+    def grown_mib(cap_mib: int) -> float:
+        command = [sys.executable, "-c", CAPPED, str(tmp_path / "model.onnx"), str(cap_mib)]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+        return int(done.stdout) / 2**20
+
+    if not Path("/proc/self/clear_refs").exists():
+        pytest.skip("the system does not say how much memory a process held")
+    assert grown_mib(1024) > 400, "all tensors at once"
+    assert grown_mib(64) < 128, "the cap, and as much for the run itself"

@@ -35,6 +35,33 @@ def test_every_stage_is_seen_with_what_comes_from_the_one_before(system, frame):
     assert [feed["token_ids"].dtype for feed in recorder.feeds("prompt")] == [np.int64] * 2
 
 
+def test_an_interrupted_recording_computes_no_run_twice(system, frame, tmp_path):
+    first = Recorder(tmp_path)
+    system.with_engines(first.watch).segment(frame, prompts_from(PHRASES))
+    ran = []
+
+    class Counting:
+        """Tells that an engine ran."""
+
+        def __init__(self, engine):
+            self.engine, self.stage = engine, engine.stage
+
+        def run(self, inputs):
+            ran.append(self.stage.name)
+            return self.engine.run(inputs)
+
+    watched = system.with_engines(Counting).with_engines(Recorder(tmp_path).watch)
+    watched.segment(frame, prompts_from(PHRASES))
+    assert ran == []
+    found = watched.segment(frame, prompts_from(PHRASES))
+    assert ran == ["image", "prompt", "mask"]
+    again = Recorder(tmp_path)
+    other = system.with_engines(Counting).with_engines(again.watch)
+    other.segment(frame, prompts_from(PHRASES[:1]))
+    assert ran[3:] == ["prompt", "mask"], "other phrases, the same picture"
+    assert found.boolean.any()
+
+
 def test_what_is_kept_is_not_the_engines_own(system, frame):
     recorder = Recorder()
     given = []
@@ -84,3 +111,30 @@ def test_two_engines_of_one_stage_share_its_list(tiny_bundle):
         with closing(open_engine(bundle, "image", device="cpu", threads=1)) as engine:
             recorder.watch(engine).run({"image": golden["image/image"]})
     assert len(recorder.runs["image"]) == 2
+
+
+def test_runs_on_disk_are_like_those_in_memory(system, frame, tmp_path):
+    recorders = Recorder(), Recorder(tmp_path)
+    for recorder in recorders:
+        watched = system.with_engines(recorder.watch)
+        for phrases in (PHRASES, PHRASES[:1]):
+            watched.segment(frame, prompts_from(phrases))
+    for stage, expected in recorders[0].runs.items():
+        for kept, run in zip(recorders[1].runs[stage], expected, strict=True):
+            for found, arrays in ((kept.inputs, run.inputs), (kept.outputs, run.outputs)):
+                assert list(found) == list(arrays)
+                for name, array in arrays.items():
+                    assert isinstance(found[name], np.memmap)
+                    np.testing.assert_array_equal(found[name], array)
+
+
+def test_runs_on_disk_are_feeds(system, frame, tmp_path, tiny_bundle):
+    recorder = Recorder(tmp_path)
+    system.with_engines(recorder.watch).segment(frame, prompts_from(PHRASES))
+    for stage, (run,) in recorder.runs.items():
+        with closing(
+            open_engine(Bundle.read(tiny_bundle), stage, device="cpu", threads=1)
+        ) as engine:
+            again = engine.run(recorder.feeds(stage)[0])
+        for name, array in run.outputs.items():
+            np.testing.assert_allclose(again[name], array)

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from saymask.calibration.samples import PHRASES_FILE, read_samples
+from saymask.calibration.samples import PHRASES_FILE, read_samples, sampled_pictures
 from saymask.kernels import rle
 from saymask.runtime.errors import SourceError
 from saymask.train import samples
@@ -51,6 +51,21 @@ def test_the_limit_counts_pictures_and_keeps_all_that_is_said_of_them(write):
     folder = write(*(RED | {"image": f"{name}.png"} for name in "abc"), BLUE)
     assert [len(each.texts) for each in read_samples(folder, limit=2)] == [2, 1]
     assert len(read_samples(folder)) == 3
+
+
+def test_pictures_are_chosen_by_name(write):
+    folder = write(*(RED | {"image": f"{name}.png"} for name in "abc"), BLUE)
+    pictures = sampled_pictures(folder)
+    assert [path.name for path in pictures] == ["a.png", "b.png", "c.png"]
+    found = read_samples(folder, pictures=[pictures[2], pictures[0]])
+    assert [len(each.texts) for each in found] == [1, 2]
+
+
+def test_masks_may_be_called_segmentation(write):
+    bare = {"image": "a.png", "text": "the red square"}
+    (found,) = read_samples(write(bare | {"segmentation": rle.encode(MASK)}))
+    assert found.masks is not None
+    assert (found.masks == MASK).all()
 
 
 def test_pictures_beyond_the_limit_need_not_be_there(write):

@@ -29,7 +29,7 @@ from saymask.runtime.errors import (
 )
 from saymask.runtime.spec import TensorSpec
 
-MOST = {"phrases": 8, "tokens": 48}
+MOST = {"phrases": 8, "tokens": 48, "memories": 7}
 
 
 @pytest.fixture
@@ -71,6 +71,8 @@ def test_ranges_of_axes_that_vary():
     ids = TensorSpec(name="token_ids", dtype="int64", shape=("phrases", "tokens"))
     found = shape_range(ids, MOST)
     assert (found.least, found.usual, found.most) == ((1, 2), (1, 25), (8, 48))
+    ages = shape_range(TensorSpec(name="ages", dtype="int64", shape=("phrases", "memories")), MOST)
+    assert (ages.least, ages.usual, ages.most) == ((1, 1), (1, 7), (8, 7))
     image = shape_range(TensorSpec(name="image", dtype="float32", shape=(1, 3, 8, 8)), MOST)
     assert image.least == image.usual == image.most == (1, 3, 8, 8)
     with pytest.raises(UsageError, match="axes that vary must be .*; points has count"):

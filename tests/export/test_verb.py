@@ -31,7 +31,7 @@ def test_what_is_not_said_is_the_recipes_default():
     parser = argparse.ArgumentParser()
     add_arguments(parser)
     args = parser.parse_args(["evf-sam"])
-    assert not args.int8
+    assert (args.precision, args.target) == ("fp32", None)
     for field in ("checkpoint", "samples", "sample_limit", "max_iou_drop"):
         assert getattr(args, field) == ExportRecipe.__dataclass_fields__[field].default, field
 

@@ -3,169 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
-from saymask.export.models.sam import SamSpec
 from saymask.export.models.sam2 import MASK_CHOICES, is_stable
-from saymask.export.models.sam2_memory import UPSTREAM_NAMES, MemorySpec
-from saymask.export.models.sam2_video import SAM2_VIDEO_SPECS, Sam2VideoModel, Sam2VideoSpec
+from saymask.export.models.sam2_video import SAM2_VIDEO_SPECS, Sam2VideoModel, drawn
+
+from .sam2_reference import (
+    CONFIGS,
+    REFERENCE,
+    Pair,
+    flat,
+    frame_arguments,
+    random_pair,
+    sam2_network,
+    state_of,
+)
 
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore")]
-
-REFERENCE = "sam2 1.1.0"
-CONFIGS = {"tiny": "t", "small": "s", "base-plus": "b+", "large": "l"}
-MINI = SAM2_VIDEO_SPECS["mini"]
-ODD = Sam2VideoSpec(
-    visual=replace(
-        MINI.visual,
-        image_encoder=replace(
-            MINI.visual.image_encoder,
-            image_hw=(96, 160),
-            width=16,
-            heads=2,
-            depths=(1, 2, 3, 1),
-            windows=(8, 4, 6, 3),
-            global_blocks=(2, 5),
-            background_hw=(3, 5),
-            out_width=64,
-        ),
-        mask_decoder=replace(
-            MINI.visual.mask_decoder, width=64, grid_hw=(6, 10), frame_hw=(96, 160)
-        ),
-    ),
-    memory=replace(MINI.memory, width=16, mlp_width=48),
-)
-"""Neither square nor a whole number of windows in its later stages."""
-SQUARE = replace(
-    ODD,
-    visual=replace(
-        ODD.visual,
-        image_encoder=replace(ODD.visual.image_encoder, image_hw=(96, 96)),
-        mask_decoder=replace(ODD.visual.mask_decoder, grid_hw=(6, 6), frame_hw=(96, 96)),
-    ),
-)
-"""The package follows objects in square frames only."""
-SPECS = {"mini": MINI, "odd": ODD, "square": SQUARE}
-LOUDNESS = {"mini": 1.0, "odd": 5.0, "square": 5.0}
-"""What makes some of the random single masks stable and leaves others unstable."""
-
-
-def _sam2(config: str, spec: Sam2VideoSpec | None = None) -> Any:
-    """Build the package's network of a configuration, resized to `spec` where it is given."""
-    pytest.importorskip("sam2", reason="needs sam2, iopath, hydra-core and omegaconf")
-    from hydra.utils import instantiate
-    from omegaconf import OmegaConf
-    from sam2 import modeling
-
-    folder = Path(modeling.__file__).parents[1] / "configs" / "sam2"
-    model = OmegaConf.load(folder / f"sam2_hiera_{config}.yaml").model
-    if spec is None:
-        return instantiate(model)
-    image, neck = spec.visual.image_encoder, model.image_encoder.neck
-    model.image_encoder.trunk.update(
-        embed_dim=image.width,
-        num_heads=image.heads,
-        stages=list(image.depths),
-        window_spec=list(image.windows),
-        global_att_blocks=list(image.global_blocks),
-        window_pos_embed_bkg_spatial_size=list(image.background_hw),
-    )
-    neck.backbone_channel_list = [image.width << stage for stage in (3, 2, 1, 0)]
-    neck.d_model = neck.position_encoding.num_pos_feats = image.out_width
-    _resize_memory(model, image.out_width, spec.visual.mask_decoder.grid_hw, spec.memory)
-    model.update(image_size=image.image_hw[0], binarize_mask_from_pts_for_mem_enc=True)
-    network = instantiate(model)
-    network.sam_prompt_encoder, network.sam_mask_decoder = _sam_heads(spec.visual.mask_decoder)
-    return network
-
-
-def _resize_memory(model: Any, width: int, grid_hw: tuple[int, int], spec: MemorySpec) -> None:
-    layer, encoder = model.memory_attention.layer, model.memory_encoder
-    model.memory_attention.update(d_model=width, num_layers=spec.layers)
-    layer.update(d_model=width, dim_feedforward=spec.mlp_width)
-    for attention in (layer.self_attention, layer.cross_attention):
-        attention.update(embedding_dim=width, feat_sizes=[grid_hw[1], grid_hw[0]])
-    layer.cross_attention.kv_in_dim = spec.width
-    encoder.update(in_dim=width, out_dim=spec.width)
-    encoder.position_encoding.num_pos_feats = spec.width
-    encoder.mask_downsampler.embed_dim = encoder.fuser.layer.dim = width
-
-
-def _sam_heads(spec: SamSpec) -> tuple[nn.Module, nn.Module]:
-    """Build what the package itself only builds for square frames and 256 channels."""
-    from sam2.modeling.sam.mask_decoder import MaskDecoder
-    from sam2.modeling.sam.prompt_encoder import PromptEncoder
-    from sam2.modeling.sam.transformer import TwoWayTransformer
-
-    prompt_encoder = PromptEncoder(spec.width, spec.grid_hw, spec.frame_hw, mask_in_chans=16)
-    mask_decoder = MaskDecoder(
-        transformer_dim=spec.width,
-        transformer=TwoWayTransformer(2, spec.width, spec.heads, spec.mlp_width),
-        iou_head_hidden_dim=spec.width,
-        use_high_res_features=True,
-        iou_prediction_use_sigmoid=True,
-        dynamic_multimask_via_stability=True,
-        pred_obj_scores=True,
-        pred_obj_scores_mlp=True,
-        use_multimask_token_for_obj_ptr=True,
-    )
-    return prompt_encoder, mask_decoder
-
-
-@dataclass(frozen=True)
-class Pair:
-    """The package's network with random weights, and ours with the same."""
-
-    name: str
-    reference: Any
-    ours: Sam2VideoModel
-    image: Tensor
-    sparse: Tensor
-
-    def reference_features(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return embedding, stride 8 and stride 4 as the package's image predictor has them."""
-        stride4, stride8, embedding = self.reference.forward_image(self.image)["backbone_fpn"]
-        return embedding + self.reference.no_mem_embed.reshape(1, -1, 1, 1), stride8, stride4
-
-
-def _state(reference: nn.Module) -> dict[str, Tensor]:
-    """Return the package's state under EVF-SAM's names."""
-    return {UPSTREAM_NAMES.get(name, name): each for name, each in reference.state_dict().items()}
-
-
-def _pair(name: str) -> Pair:
-    torch.manual_seed(0)
-    spec = SPECS[name]
-    reference = _sam2("t", spec).eval().requires_grad_(False)
-    for parameter in reference.parameters():
-        parameter.add_(0.1 * torch.randn_like(parameter))
-    for parameter in (
-        reference.sam_mask_decoder.output_hypernetworks_mlps[0].layers[-1].parameters()
-    ):
-        parameter.mul_(LOUDNESS[name])
-    ours = Sam2VideoModel(spec).eval().requires_grad_(False)
-    ours.load_state_dict(_state(reference))
-    image = torch.randn(1, 3, *spec.visual.image_encoder.image_hw)
-    sparse = 3 * torch.randn(8, 1, spec.visual.mask_decoder.width)
-    return Pair(name, reference, ours, image, sparse)
 
 
 @pytest.fixture(scope="module", params=["mini", "odd"])
 def pair(request) -> Pair:
-    return _pair(request.param)
+    return random_pair(request.param)
 
 
 @pytest.fixture(scope="module")
 def square_pair() -> Pair:
-    return _pair("square")
+    return random_pair("square")
 
 
 def _difference(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
@@ -185,7 +55,7 @@ def _iou(found: Tensor, expected: Tensor) -> float:
 def test_official_layouts(size, monkeypatch):
     monkeypatch.setattr(torch, "linspace", partial(torch.linspace, device="cpu"))
     with torch.device("meta"):
-        theirs = _state(_sam2(CONFIGS[size]))
+        theirs = state_of(sam2_network(CONFIGS[size]))
         ours = Sam2VideoModel(SAM2_VIDEO_SPECS[size]).state_dict()
     assert {n: t.shape for n, t in ours.items()} == {n: t.shape for n, t in theirs.items()}
 
@@ -246,11 +116,6 @@ def test_encode_and_decode(pair, choice, report_parity):
         assert not stable.all()
 
 
-def _flat(features: Tensor) -> Tensor:
-    """Turn (batch, channels, rows, columns) into the package's (cells, batch, channels)."""
-    return features.flatten(2).permute(2, 0, 1)
-
-
 def test_encode_memory(pair, report_parity):
     embedding, *_ = pair.ours.look(pair.image)
     rows, columns = embedding.shape[-2:]
@@ -258,24 +123,14 @@ def test_encode_memory(pair, report_parity):
     frame = functional.interpolate(logits, scale_factor=4.0, mode="bilinear", align_corners=False)
     for is_prompted in (False, True):
         theirs, _ = pair.reference._encode_new_memory(
-            [_flat(embedding.expand(2, -1, -1, -1))], [(rows, columns)], frame, None, is_prompted
+            [flat(embedding.expand(2, -1, -1, -1))], [(rows, columns)], frame, None, is_prompted
         )
-        ours = pair.ours.encode_memory(embedding, logits, torch.full((2, 1), is_prompted))
+        mask = (drawn(logits) > 0).float() if is_prompted else drawn(logits).sigmoid()
+        ours = pair.ours.encode_memory(embedding, mask)
         worst = _difference([ours], [theirs])
         kind = "prompted" if is_prompted else "tracked"
         report_parity(f"sam2 encode memory, {kind}, {pair.name}", REFERENCE, worst)
         assert worst <= 1e-4
-
-
-def _frame(pair: Pair, image: Tensor, objects: int) -> dict[str, Any]:
-    """Return the arguments in which the package hands a frame around."""
-    features = [each.expand(objects, -1, -1, -1) for each in reversed(pair.ours.look(image))]
-    places = pair.reference.image_encoder.neck.position_encoding
-    return {
-        "current_vision_feats": [_flat(each) for each in features],
-        "current_vision_pos_embeds": [_flat(places(features[-1]))] * 3,
-        "feat_sizes": [tuple(each.shape[-2:]) for each in features],
-    }
 
 
 def test_attend_memory(pair, report_parity):
@@ -305,7 +160,7 @@ def test_attend_memory(pair, report_parity):
             },
         },
         num_frames=20,
-        **{name: each[-1:] for name, each in _frame(pair, pair.image, 2).items()},
+        **{name: each[-1:] for name, each in frame_arguments(pair, pair.image, 2).items()},
     )
     ours = pair.ours.attend_memory(
         embedding,
@@ -337,8 +192,8 @@ def _follow(network: Sam2VideoModel, images: Tensor, prompt: Tensor) -> Iterator
                 torch.ones(len(prompt), now, dtype=torch.bool),
             )
         logits, _, pointer, _ = network.track((conditioned, *finer), sparse)
-        is_prompted = torch.full((len(prompt), 1), now == 0)
-        memories.append(network.encode_memory(embedding, logits, is_prompted))
+        mask = drawn(logits).sigmoid() if now else (drawn(logits) > 0).float()
+        memories.append(network.encode_memory(embedding, mask))
         pointers.append(pointer)
         yield [logits, pointer, memories[-1]]
 
@@ -367,7 +222,7 @@ def test_follow_objects(square_pair, is_there, report_parity):
             mask_inputs=None,
             output_dict=history,
             num_frames=len(images),
-            **_frame(pair, images[now : now + 1], 2),
+            **frame_arguments(pair, images[now : now + 1], 2),
         )
         history["cond_frame_outputs" if is_first else "non_cond_frame_outputs"][now] = theirs
         presence |= set((theirs["object_score_logits"] > 0).flatten().tolist())

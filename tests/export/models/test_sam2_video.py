@@ -1,14 +1,11 @@
 from dataclasses import replace
 
-import numpy as np
-import onnxruntime
 import pytest
 import torch
-from torch import nn
 from torch.nn import functional
 
-from saymask.export.graph import Stage, trace
-from saymask.export.models.sam2_video import SAM2_VIDEO_SPECS, Sam2VideoModel
+from saymask.export.models.sam2 import SAM2_SPECS
+from saymask.export.models.sam2_video import SAM2_VIDEO_SPECS, Sam2VideoModel, drawn, video_spec
 
 OFFICIAL = {
     "tiny": (38_945_986, 468),
@@ -170,6 +167,26 @@ def test_a_frame_without_a_prompt_has_two_points_that_are_none(network):
     assert torch.equal(network.no_prompt(3), expected)
 
 
+def test_a_mask_points_to_its_object_alone(network):
+    features = network.look(torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(2)))
+    masks = torch.zeros(3, 1, 64, 96)
+    masks[0, :, 10:30, 10:30] = masks[1, :, 30:60, 50:90] = 1
+    head = network.sam_mask_decoder.pred_obj_score_head
+    hook = head.register_forward_hook(lambda *_: torch.tensor([[0.1], [-0.1], [0.1]]))
+    first, unseen, empty = network.point(features, masks)
+    hook.remove()
+    assert (first - network.no_obj_ptr).abs().max() > 1e-2
+    assert torch.equal(unseen, network.no_obj_ptr[0]), "the decoder does not see it"
+    assert torch.equal(empty, network.no_obj_ptr[0]), "there is nothing to see"
+    alone = network.point(features, masks[:1])
+    torch.testing.assert_close(alone[0], first, atol=1e-5, rtol=1e-4)
+
+
+def test_what_has_a_memory():
+    assert video_spec(SAM2_SPECS["large"]) == SAM2_VIDEO_SPECS["large"]
+    assert video_spec(SMALL.visual) is None
+
+
 @pytest.mark.parametrize("is_prompted", [True, False])
 def test_masks_are_remembered_between_minus_and_plus_ten(network, is_prompted):
     logits = torch.randn(2, 1, 16, 24, generator=torch.Generator().manual_seed(3))
@@ -178,48 +195,10 @@ def test_masks_are_remembered_between_minus_and_plus_ten(network, is_prompted):
         lambda _, inputs: seen.append(inputs[1])
     )
     embedding = torch.randn(1, 32, 4, 6)
-    memory = network.encode_memory(embedding, logits, torch.full((2, 1), is_prompted))
+    mask = (drawn(logits) > 0).float() if is_prompted else drawn(logits).sigmoid()
+    memory = network.encode_memory(embedding, mask)
     hook.remove()
     assert memory.shape == (2, 8, 4, 6)
     frame = functional.interpolate(logits, (64, 96), mode="bilinear")
     probability = (frame > 0).float() if is_prompted else frame.sigmoid()
     torch.testing.assert_close(seen[0], 20 * probability - 10)
-
-
-class Remember(nn.Module):
-    """Both memory stages as an exporter sees them, one after the other."""
-
-    def __init__(self, network: Sam2VideoModel) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, image_embedding, memories, ages, pointers, is_pointer, logits, is_prompted):
-        conditioned = self.network.attend_memory(
-            image_embedding, memories, ages, pointers, is_pointer
-        )
-        return conditioned, self.network.encode_memory(image_embedding, logits, is_prompted)
-
-
-def test_the_exported_memory_takes_any_number_of_objects(network, past):
-    examples = past | {
-        "logits": torch.randn(2, 1, 16, 24),
-        "is_prompted": torch.tensor([[True], [False]]),
-    }
-    stage = Stage(
-        name="memory",
-        module=Remember(network),
-        examples=examples,
-        outputs=("conditioned", "memory"),
-        varying={name: {0: "objects"} for name in examples if name != "image_embedding"},
-    )
-    model = trace(stage)
-    assert not any(node.op_type.startswith("Complex") for node in model.graph.node)
-    session = onnxruntime.InferenceSession(model.SerializeToString())
-    for objects in (1, 3):
-        feeds = {
-            name: each if name == "image_embedding" else each[[1, 0, 1][:objects]]
-            for name, each in examples.items()
-        }
-        found = session.run(None, {name: each.numpy() for name, each in feeds.items()})
-        for each, expected in zip(found, stage.module(*feeds.values()), strict=True):
-            np.testing.assert_allclose(each, expected.numpy(), atol=1e-4, rtol=0)

@@ -1,7 +1,12 @@
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 
+import pytest
+
+from saymask.calibration.plan import NodePlan
+from saymask.calibration.plan_file import Plan, StagePlan, plan_from_text, text_from_plan
 from saymask.runtime.bundle import Bundle
 from saymask.runtime.cli import main
 from saymask.runtime.spec import LatencyRow, QualityRow
@@ -78,6 +83,61 @@ def test_engines_are_shown_by_what_was_asked_and_built(engine_bundle, capsys):
         "mask": True,
         "prompt": False,
     }
+
+
+@pytest.fixture
+def planned(tiny_bundle, tmp_path) -> Callable[[str], str]:
+    """Writes the bundle again with a plan file of some text."""
+
+    def planned(text: str) -> str:
+        source = Bundle.read(tiny_bundle)
+        files = {
+            name: source.folder / name for name, _ in source.manifest.files if name != "golden.npz"
+        }
+        files["plan.json"] = text.encode()
+        return str(Bundle.write(tmp_path / "planned", source.manifest, files, {}).folder)
+
+    return planned
+
+
+def test_the_plan_is_shown_node_by_node(planned, capsys):
+    nodes = {
+        "stem": NodePlan(precision="fp32", reason="lifted: it hurt"),
+        "wide": NodePlan(precision="int8-static", reason=""),
+    }
+    plan = Plan(
+        system="evf-sam",
+        variant="tiny",
+        target="cpu",
+        stages={"image": StagePlan(graph_sha256="0" * 64, nodes=nodes)},
+    )
+    folder = planned(text_from_plan(plan))
+    assert main(["info", folder, "--plan"]) == 0
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert head == "plan of evf-sam tiny for cpu"
+    assert ["image", "stem", "fp32", "lifted:", "it", "hurt"] in [line.split() for line in lines]
+    assert ["image", "wide", "int8-static"] in [line.split() for line in lines]
+    assert main(["info", folder, "--plan", "--json"]) == 0
+    assert plan_from_text(capsys.readouterr().out, origin="stdout") == plan
+
+
+def test_a_plan_of_nothing(planned, capsys):
+    plan = Plan(system="evf-sam", variant="tiny", target="cpu", stages={})
+    assert main(["info", planned(text_from_plan(plan)), "--plan"]) == 0
+    assert capsys.readouterr().out == "plan: every node computes in FP32\n"
+
+
+@pytest.mark.parametrize("text", ["{}", '{"plan_version": 9}'])
+def test_a_plan_of_another_version_is_an_error(planned, capsys, text):
+    assert main(["info", planned(text), "--plan"]) == 1
+    assert "must hold plan.json with plan_version 1, which this saymask shows; got" in (
+        capsys.readouterr().err
+    )
+
+
+def test_a_bundle_without_a_plan_is_an_error(tiny_bundle, capsys):
+    assert main(["info", str(tiny_bundle), "--plan"]) == 1
+    assert "; got none; export it again" in capsys.readouterr().err
 
 
 def test_a_damaged_bundle_is_an_error(tiny_bundle, tmp_path, capsys):

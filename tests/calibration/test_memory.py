@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from saymask.export.memory import give_back
+from saymask.calibration.memory import give_back
 
 MIB = 2**20
 

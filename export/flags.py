@@ -1,0 +1,63 @@
+"""The flags of `saymask export` that decide in what a stage computes."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ..runtime.options import positive
+
+__all__ = ["GPU_ONLY", "add_precision"]
+
+GPU_ONLY = ("fp8", "int8-weights", "int4-weights")
+"""Precisions that only TensorRT has."""
+
+
+def add_precision(parser: argparse.ArgumentParser) -> None:
+    """Add the precision, the target, and how both are settled."""
+    precision = parser.add_mutually_exclusive_group()
+    for name, text in (
+        ("int8", "INT8 wherever it is faster and right"),
+        ("fp8", "FP8 (E4M3) for RTX 40 and newer"),
+        ("int8-weights", "INT8 weights alone, for stages that wait for memory"),
+        ("int4-weights", "INT4 weights alone"),
+    ):
+        precision.add_argument(
+            f"--{name}", dest="precision", action="store_const", const=name, help=text
+        )
+    parser.set_defaults(precision="fp32")
+    parser.add_argument(
+        "--target",
+        choices=("cpu", "rtx", "tensorrt"),
+        help="what the graphs are written for (cpu; rtx for what only TensorRT has)",
+    )
+    parser.add_argument(
+        "--calib",
+        metavar="SRC",
+        help="folder, glob or video to take the ranges of values from (the samples)",
+    )
+    parser.add_argument(
+        "--calib-images", type=positive, default=16, metavar="N", help="most frames of it (16)"
+    )
+    parser.add_argument(
+        "--calib-phrases", type=Path, metavar="FILE", help="a phrase a line, for bare pictures"
+    )
+    parser.add_argument(
+        "--calib-mem-mib",
+        type=positive,
+        default=1024,
+        metavar="MIB",
+        help="what inner tensors may take meanwhile (1024)",
+    )
+    parser.add_argument(
+        "--calib-observer",
+        default="mse",
+        metavar="NAME",
+        help="how ranges are made: mse, minmax, entropy, percentile or percentile:P (mse)",
+    )
+    parser.add_argument(
+        "--plan", type=Path, metavar="FILE", help="follow this plan.json instead of choosing"
+    )
+    parser.add_argument(
+        "--work", type=Path, metavar="DIR", help="keep measurements there, to go on after a stop"
+    )

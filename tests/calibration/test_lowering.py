@@ -1,0 +1,46 @@
+"""Static and dynamic INT8 live in one graph."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from saymask.calibration import session
+from saymask.calibration.lowering import lower_cpu
+from saymask.calibration.plan import name_int8, plan_nodes
+from saymask.calibration.ranges import observe
+from saymask.calibration.static import quantized_tensors
+
+
+@pytest.fixture(scope="module")
+def ranges(tokens, sentences):
+    tensors = quantized_tensors(tokens, plan_nodes(tokens))
+    return {
+        name: histogram.range(100)
+        for name, histogram in observe(tokens, sentences, tensors).items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("dynamic", "static_products", "dynamic_products"),
+    [((), 4, 0), (("k", "out"), 2, 2), (("q", "k", "v", "out"), 0, 4)],
+)
+def test_each_node_as_its_plan_says(
+    tokens, sentences, ranges, cosine, dynamic, static_products, dynamic_products
+):
+    static = name_int8(plan_nodes(tokens), "int8-static")
+    other = name_int8(plan_nodes(tokens), "int8-dynamic")
+    plan = static | {name: other[name] for name in dynamic}
+    lowered = lower_cpu(tokens, plan, ranges)
+    operators = Counter(node.op_type for node in lowered.graph.node)
+    assert operators["MatMulInteger"] == dynamic_products
+    assert operators["MatMul"] - 2 == static_products  # Two have no constant weights.
+    executed = session.executed_ops(lowered)
+    assert executed["MatMulIntegerToFloat"] + executed["DynamicQuantizeMatMul"] == 4
+    assert 0.999 < cosine(lowered, tokens, sentences) < 1
+
+
+def test_fp32_is_the_graph_as_it_was(tokens):
+    plan = plan_nodes(tokens, keep={"MatMul": "none of them"})
+    assert lower_cpu(tokens, plan, {}) is tokens

@@ -1,0 +1,66 @@
+"""What a graph rounds is read from the graph, and FP8 runs without FP8 arithmetic."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from saymask.calibration.plan import plan_nodes
+from saymask.calibration.qdq import pairs, rounded_nodes, runnable
+from saymask.calibration.ranges import observe
+from saymask.calibration.symmetric import lower_symmetric, symmetric_tensors
+
+
+@pytest.fixture
+def lower():
+    """Writes Q/DQ as TensorRT takes them."""
+
+    def lower(model: onnx.ModelProto, feeds: list, **wishes) -> onnx.ModelProto:
+        plan = plan_nodes(model)
+        names = symmetric_tensors(model, plan, **wishes)
+        ranges = {name: each.range(100) for name, each in observe(model, feeds, names).items()}
+        return lower_symmetric(model, plan, ranges, **wishes)
+
+    return lower
+
+
+def test_int8_is_counted_and_runs_as_it_is(convolutions, images, lower):
+    lowered = lower(convolutions, images, element="int8")
+    assert rounded_nodes(lowered) == {"wide", "narrow", "down"}
+    assert pairs(lowered) == 3
+    assert runnable(lowered) is lowered
+    assert rounded_nodes(convolutions) == frozenset()
+
+
+def test_products_of_attention_are_weighted_nodes_too(tokens, sentences, lower):
+    lowered = lower(tokens, sentences, element="fp8", attention=True)
+    assert rounded_nodes(lowered) == {"q", "k", "v", "logits", "mix", "out"}
+
+
+def test_fp8_runs(tokens, sentences, lower, cosine):
+    lowered = lower(tokens, sentences, element="fp8")
+    assert 0.996 < cosine(runnable(lowered), tokens, sentences) < 0.9999
+
+
+@pytest.mark.parametrize(("axis", "shape"), [(0, (4, 1, 1, 1)), (1, (1, 6, 1, 1)), (None, ())])
+def test_fp8_weights_have_scales_along_any_axis(build, axis, shape):
+    generator = np.random.default_rng(0)
+    small = generator.normal(size=(4, 6, 1, 1)).astype(np.float32)
+    scale = generator.uniform(0.5, 2, shape).astype(np.float32)
+    model = build(
+        f"""
+        <ir_version: 9, opset_import: ["" : 20]>
+        net (float[1,6,2,2] x) => (float[1,4,2,2] y) {{
+          [stored] w = DequantizeLinear {"" if axis is None else f"<axis={axis}>"} (small, scale)
+          [mix] y = Conv (x, w)
+        }}
+        """,
+        scale=scale.reshape(() if axis is None else -1),
+    )
+    numbers = small.astype(onnx.helper.tensor_dtype_to_np_dtype(onnx.TensorProto.FLOAT8E4M3FN))
+    model.graph.initializer.append(numpy_helper.from_array(numbers, "small"))
+    [weight] = runnable(model).graph.initializer
+    expected = numbers.astype(np.float32) * scale
+    np.testing.assert_array_equal(numpy_helper.to_array(weight), expected)

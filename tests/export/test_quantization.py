@@ -1,0 +1,90 @@
+"""Small numbers end to end, on a tiny network whose masks are what counts."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from saymask.calibration.plan_file import read_plan
+from saymask.export.pipeline import export
+from saymask.export.recipe import ExportRecipe
+from saymask.runtime.cli import main
+from saymask.runtime.errors import InputError
+
+pytestmark = pytest.mark.usefixtures("traced")
+
+
+@pytest.fixture
+def recipe(tiny_checkpoint, tmp_path) -> ExportRecipe:
+    return ExportRecipe(
+        system="evf-sam",
+        out=tmp_path / "small",
+        checkpoint=str(tiny_checkpoint),
+        precision="int8",
+        target="rtx",
+        max_iou_drop=100,
+        sample_limit=2,
+        threads=1,
+    )
+
+
+@pytest.mark.parametrize("precision", ["int8", "fp8", "int4-weights"])
+def test_graphs_for_tensorrt_are_judged_and_planned(recipe, precision, capsys):
+    bundle = export(replace(recipe, precision=precision), lambda _: None)
+    manifest = bundle.manifest
+    assert (manifest.precision, manifest.target) == (precision, "rtx")
+    assert precision in {stage.precision for stage in manifest.stages}
+    assert not manifest.latency  # No RTX card was here to take the time on.
+    plan = read_plan(bundle.folder / "plan.json")
+    for stage in manifest.stages:
+        if stage.precision == precision:
+            assert stage.reason.startswith(f"{precision} was asked for; ")
+            assert precision in {each.precision for each in plan.stages[stage.name].nodes.values()}
+    report = json.loads((bundle.folder / "report.json").read_text())
+    assert {row["stage"] for row in report["stages"]} == {"image", "prompt", "mask"}
+    assert all(row["speedup"] is None for row in report["stages"])
+    assert main(["info", str(bundle.folder), "--plan"]) == 0
+    assert precision in capsys.readouterr().out
+
+
+def test_a_plan_that_is_given_back_is_followed(recipe, tmp_path):
+    first = export(recipe, lambda _: None)
+    text = (first.folder / "plan.json").read_text()
+    data = json.loads(text)
+    stage, nodes = next((name, each["nodes"]) for name, each in data["stages"].items())
+    node = next(name for name, each in nodes.items() if each["precision"] == "int8")
+    nodes[node] = {"precision": "fp32", "reason": "I say so"}
+    edited = tmp_path / "edited.json"
+    edited.write_text(json.dumps(data))
+    second = export(replace(recipe, out=tmp_path / "again", plan=edited), lambda _: None)
+    kept = read_plan(second.folder / "plan.json").stages[stage].nodes[node]
+    assert (kept.precision, kept.reason) == ("fp32", "I say so")
+    sizes = [(each.folder / f"stages/{stage}.onnx").stat().st_size for each in (first, second)]
+    assert sizes[0] < sizes[1]
+
+
+def test_a_plan_for_another_target_is_refused(recipe, tmp_path):
+    first = export(recipe, lambda _: None)
+    with pytest.raises(InputError, match="the plan must be for the target cpu; it is for rtx"):
+        export(
+            replace(recipe, target="cpu", plan=first.folder / "plan.json", out=tmp_path / "cpu"),
+            lambda _: None,
+        )
+
+
+def test_ranges_may_come_from_pictures_of_the_users(recipe, tiny_checkpoint, tmp_path):
+    phrases = tmp_path / "phrases.txt"
+    phrases.write_text("the red mug\nthe lamp\n")
+    said = []
+    export(
+        replace(
+            recipe,
+            calib=str(tiny_checkpoint / "samples" / "*.jpg"),
+            calib_images=1,
+            calib_phrases=phrases,
+            work=tmp_path / "work",
+        ),
+        said.append,
+    )
+    assert any(line.startswith("calibrate on 1 pictures of ") for line in said)
+    assert {path.name for path in (tmp_path / "work").iterdir()} >= {"image", "search.jsonl"}
