@@ -73,13 +73,7 @@ def export(recipe: ExportRecipe, say: Callable[[str], None]) -> Bundle:
         SaymaskError: See `Bundle.write` and `engine.open_engine`.
     """
     module = system_module(recipe.system)
-    if recipe.precision not in PRECISIONS:
-        raise UnknownNameError("precision", recipe.precision, PRECISIONS)
-    if recipe.precision != "fp32" and (recipe.target, recipe.precision) not in FORMS:
-        known = [target for target, precision in FORMS if precision == recipe.precision]
-        raise UnknownNameError(f"the target of {recipe.precision}", recipe.target, known)
-    if recipe.forced is not None and recipe.forced not in FORCEABLE:
-        raise UnknownNameError("a forced precision", recipe.forced, FORCEABLE)
+    _check_names(recipe)
     Bundle.check_target(recipe.out)
     checkpoint = _checkpoint(recipe, module)
     samples = read_samples(
@@ -97,30 +91,17 @@ def export(recipe: ExportRecipe, say: Callable[[str], None]) -> Bundle:
             followed = _follow(system, samples[0])
             golden = _golden(system, samples[0], followed)
         _verify(recipe, checkpoint, module, {**reference.runs, **followed}, steps)
-        files: dict[str, bytes | Path] = {
-            PLAN_FILE: text_from_plan(_no_plan(recipe, manifest)).encode()
-        }
-        if recipe.precision == "fp32":
-            manifest = _with_quality(manifest, samples, reference.scores, reference.scores)
-        else:
+        manifest = _with_quality(manifest, samples, reference.scores, reference.scores)
+        files = {PLAN_FILE: text_from_plan(_no_plan(recipe, manifest)).encode()}
+        if recipe.precision != "fp32":
             with closing(open_system(draft, device="cpu", threads=recipe.threads)) as system:
                 data = _calibration_runs(recipe, system, reference, Path(scratch), steps)
+                wanted = {name: graphs[name][0] for name in reference.runs}
                 found = quantize_stages(
-                    recipe,
-                    manifest.variant,
-                    {name: graphs[name][0] for name in reference.runs},
-                    system,
-                    samples,
-                    reference,
-                    data,
-                    steps,
+                    recipe, manifest.variant, wanted, system, samples, reference, data, steps
                 )
             manifest = _with_quality(manifest, samples, reference.scores, found.scores)
-            manifest = _with_choices(manifest, found)
-            files = {
-                PLAN_FILE: text_from_plan(found.plan).encode(),
-                REPORT_FILE: json.dumps(asdict(found.report), indent=1).encode(),
-            }
+            manifest, files = _with_choices(manifest, found), _said(found)
             for name, choice in found.choices.items():
                 graphs[name] = save(choice.candidate.model, Path(scratch, f"{name}.small.onnx"))
         with steps.step("write"):
@@ -128,6 +109,16 @@ def export(recipe: ExportRecipe, say: Callable[[str], None]) -> Bundle:
     for line in steps.lines():
         say(line)
     return bundle
+
+
+def _check_names(recipe: ExportRecipe) -> None:
+    if recipe.precision not in PRECISIONS:
+        raise UnknownNameError("precision", recipe.precision, PRECISIONS)
+    if recipe.precision != "fp32" and (recipe.target, recipe.precision) not in FORMS:
+        known = [target for target, precision in FORMS if precision == recipe.precision]
+        raise UnknownNameError(f"the target of {recipe.precision}", recipe.target, known)
+    if recipe.forced is not None and recipe.forced not in FORCEABLE:
+        raise UnknownNameError("a forced precision", recipe.forced, FORCEABLE)
 
 
 def _checkpoint(recipe: ExportRecipe, module: ModuleType) -> Checkpoint:
@@ -215,7 +206,7 @@ def _write(
     graphs: Mapping[str, Sequence[Path]],
     checkpoint: Checkpoint,
     golden: Mapping[str, np.ndarray],
-    more: Mapping[str, bytes | Path] = MappingProxyType({}),
+    more: Mapping[str, bytes] = MappingProxyType({}),
 ) -> Bundle:
     files: dict[str, bytes | Path] = {manifest.tokenizer.file: checkpoint.vocabulary, **more}
     for stage in manifest.stages:
@@ -252,6 +243,14 @@ def _follow(system: System, sample: Sample) -> dict[str, list[Run]]:
     tracker.restart(sample.frame, Masks.of(boxes, np.ones(len(texts), np.float32), texts))
     tracker.follow(sample.frame)
     return {name: recorder.runs[name] for name in MEMORY_STAGES}
+
+
+def _said(found: Quantized) -> dict[str, bytes]:
+    """Return the files that say what was planned and what it cost."""
+    return {
+        PLAN_FILE: text_from_plan(found.plan).encode(),
+        REPORT_FILE: json.dumps(asdict(found.report), indent=1).encode(),
+    }
 
 
 def _calibration_runs(

@@ -110,18 +110,13 @@ def quantize_stages(
     with steps.step("judge"):
         choices = _lifted(recipe, plain, choices, samples, reference, judge, steps)
         found = judge.scored(_runnable(choices))
-    stages = {
-        name: StagePlan(graph_sha256=model_sha256(plain[name]), nodes=choice.candidate.plan)
-        for name, choice in choices.items()
-        if choice.candidate.plan
-    }
     rows = {
         name: _row(recipe, name, plain[name], choice, reference.runs[name])
         for name, choice in choices.items()
     }
     return Quantized(
         choices=choices,
-        plan=Plan(system=recipe.system, variant=variant, target=recipe.target, stages=stages),
+        plan=_plan(recipe, variant, plain, choices),
         report=gate_report(
             rows, reference.scores, found.scores, found.loss, budget=recipe.max_iou_drop
         ),
@@ -136,6 +131,20 @@ def _given(recipe: ExportRecipe, variant: str, plain: Mapping[str, onnx.ModelPro
     plan = read_plan(recipe.plan)
     check_plan(plan, plain, system=recipe.system, variant=variant, target=recipe.target)
     return plan
+
+
+def _plan(
+    recipe: ExportRecipe,
+    variant: str,
+    plain: Mapping[str, onnx.ModelProto],
+    choices: Mapping[str, Choice],
+) -> Plan:
+    stages = {
+        name: StagePlan(graph_sha256=model_sha256(plain[name]), nodes=choice.candidate.plan)
+        for name, choice in choices.items()
+        if choice.candidate.plan
+    }
+    return Plan(system=recipe.system, variant=variant, target=recipe.target, stages=stages)
 
 
 def _choose(

@@ -110,9 +110,7 @@ def test_even_channels_lose_less(tokens, sentences, cosine):
     for each in spread:
         each["tokens"][..., 3] *= 300
     near, far = (
-        quantize.candidates(
-            tokens, spread, calibration=quantize.Calibration(smooths=smooths)
-        )[1]
+        quantize.candidates(tokens, spread, calibration=quantize.Calibration(smooths=smooths))[1]
         for smooths in (True, False)
     )
     assert cosine(near.model, tokens, spread) >= cosine(far.model, tokens, spread)
