@@ -13,7 +13,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from ..runtime.backends.onnxruntime import OnnxEngine
-from ..runtime.rivals import Ceiling, StageCeiling
+from ..runtime.bench.rivals import Ceiling, StageCeiling
 from .graph import Graph, attribute
 from .macs import multiply_adds
 from .session import open_model

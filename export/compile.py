@@ -31,7 +31,7 @@ from ..runtime.errors import (
     UsageError,
     require,
 )
-from ..runtime.memory_tracking import MOST_MEMORIES
+from ..runtime.live.memory_tracking import MOST_MEMORIES
 from ..runtime.replace import replacing
 from ..runtime.spec import StageSpec, TensorSpec
 from .engine_build import EngineJob, build_engine

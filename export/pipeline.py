@@ -24,9 +24,9 @@ from ..calibration.session import tensors_from_values
 from ..calibration.storage import save
 from ..runtime.bundle import Bundle
 from ..runtime.errors import CheckpointError, UnknownNameError
+from ..runtime.live.memory_tracking import MEMORY_STAGES
 from ..runtime.machine import processor_name
 from ..runtime.masks import Masks
-from ..runtime.memory_tracking import MEMORY_STAGES
 from ..runtime.prompt import prompts_from
 from ..runtime.spec import (
     SCHEMA_VERSION,

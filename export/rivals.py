@@ -22,12 +22,12 @@ from ..calibration.passes import replace_resizes
 from ..calibration.recording import Recorder
 from ..calibration.storage import save
 from ..runtime.backends import openvino
+from ..runtime.bench.rivals import Ceiling, RivalRequest
 from ..runtime.bundle import Bundle
 from ..runtime.engine import Engine
 from ..runtime.errors import CheckpointError, UsageError, require
 from ..runtime.prompt import prompts_from
 from ..runtime.replace import replacing
-from ..runtime.rivals import Ceiling, RivalRequest
 from ..runtime.systems import System, open_system
 from .checkpoint import Checkpoint, open_checkpoint
 from .graph import Stage, trace

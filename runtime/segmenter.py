@@ -17,7 +17,7 @@ from .shelf import find_bundle
 from .systems import System, open_system
 
 if TYPE_CHECKING:
-    from .tracking import Tracker
+    from .live.tracking import Tracker
 
 __all__ = ["Segmenter"]
 

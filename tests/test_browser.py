@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from saymask.runtime import Segmenter
+from saymask.runtime.live.prompt_board import PromptBoard
 from saymask.runtime.masks import Masks
 from saymask.runtime.overlay import PALETTE_RGB
 from saymask.runtime.page import Page
-from saymask.runtime.prompt_board import PromptBoard
 from saymask.runtime.sources import Frame
 
 from .browser import CHROMIUM, Browser, open_browser, wait_until

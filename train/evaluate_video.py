@@ -12,9 +12,9 @@ import cv2
 import numpy as np
 
 from ..calibration.score import Score, score_mask
+from ..runtime.live.tracking import Tracker, open_tracker
 from ..runtime.masks import Masks
 from ..runtime.segmenter import Segmenter
-from ..runtime.tracking import Tracker, open_tracker
 from .world.clip import compose_clip, frames
 from .world.expression import Expression
 from .world.speak import express

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from ..language_file import LanguageFile, TokenKind
+from ..language.gguf_file import LanguageFile, TokenKind
 
 __all__ = ["Pieces"]
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from .. import machine
 from ..errors import DeviceError, EngineError
-from ..language_decoder import Batch, Spot
-from ..language_file import LanguageFile
+from ..language.decoder import Batch, Spot
+from ..language.gguf_file import LanguageFile
 from .llama_pieces import Pieces
 
 __all__ = ["ReferenceDecoder", "find_spot", "open_decoder"]

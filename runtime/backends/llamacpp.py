@@ -10,8 +10,8 @@ import numpy as np
 
 from .. import machine
 from ..errors import DeviceError, EngineError
-from ..language_decoder import MAX_SEQUENCES, TOGETHER, Batch, Spot
-from ..language_file import LanguageFile
+from ..language.decoder import MAX_SEQUENCES, TOGETHER, Batch, Spot
+from ..language.gguf_file import LanguageFile
 from . import llama_binding
 from .llama_binding import Llama
 

@@ -14,7 +14,7 @@ from ..prompt import Prompt
 from ..tables import module_from_table
 
 if TYPE_CHECKING:
-    from ..tracking import Tracker
+    from ..live.tracking import Tracker
 
 __all__ = ["SYSTEMS", "System", "Wrap", "open_system"]
 

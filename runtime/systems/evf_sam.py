@@ -11,8 +11,8 @@ from ..bundle import Bundle
 from ..engine import Engine, open_engines
 from ..errors import PromptError
 from ..geometry import Placement, back, fit
+from ..live.memory_tracking import MEMORY_STAGES, MemoryTracker
 from ..masks import Masks
-from ..memory_tracking import MEMORY_STAGES, MemoryTracker
 from ..prompt import Prompt
 from ..timing import Stopwatch
 from ..tokenizer import Tokenizer, open_tokenizer

@@ -11,13 +11,13 @@ from itertools import chain, cycle, islice
 from statistics import median
 from typing import Any
 
-from ..benchmark import END_TO_END, Workload, interleave, ratio_of_medians, spread_of
+from ..bench.closed_loop import END_TO_END, Workload, interleave, ratio_of_medians, spread_of
+from ..bench.coldstart import ColdStart, cold_start
+from ..bench.conditions import machine_conditions, machine_text
+from ..bench.rivals import rival_names
 from ..bundle import Bundle
-from ..coldstart import ColdStart, cold_start
-from ..conditions import machine_conditions, machine_text
 from ..options import add_bundle, add_engine, add_json, positive
 from ..progress import Progress
-from ..rivals import rival_names
 from ..segmenter import Segmenter
 from ..shelf import find_bundle
 from ..sources import open_sources

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from ..benchmark import END_TO_END, Workload, interleave, ratio_of_medians, spread_of
+from ..bench.closed_loop import END_TO_END, Workload, interleave, ratio_of_medians, spread_of
+from ..bench.rivals import Ceiling, RivalRequest, measure_ceiling, open_rival, rival_names
 from ..bundle import Bundle
 from ..errors import UsageError
 from ..progress import Progress
-from ..rivals import Ceiling, RivalRequest, measure_ceiling, open_rival, rival_names
 from ..segmenter import Segmenter
 from ..shelf import find_bundle
 from ..table import table

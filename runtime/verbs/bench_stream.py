@@ -12,23 +12,28 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
-from ..benchmark import Spread, Workload, interleave, spread_of
+from ..bench.closed_loop import Spread, Workload, interleave, spread_of
+from ..bench.conditions import machine_conditions
+from ..bench.energy import Meter, open_meters
+from ..bench.pace import Paced
+from ..bench.stream import FRAME_BYTES, StreamRecorder, StreamWindow
+from ..bench.stream_figures import figures_of, series_of
+from ..bench.stream_report import (
+    StreamReport,
+    markdown_from_report,
+    svg_from_report,
+    text_from_report,
+)
 from ..bundle import Bundle
-from ..conditions import machine_conditions
-from ..energy import Meter, open_meters
 from ..errors import OutputError, SaymaskError, UsageError
-from ..frame import Source
 from ..live import LivePolicy, run_live
+from ..live.prompt_board import PromptBoard
 from ..options import amount
-from ..pace import Paced
 from ..progress import Progress
-from ..prompt_board import PromptBoard
 from ..segmenter import Segmenter
 from ..shelf import find_bundle
 from ..sources import open_sources
-from ..stream_benchmark import FRAME_BYTES, StreamRecorder, StreamWindow
-from ..stream_figures import figures_of, series_of
-from ..stream_report import StreamReport, markdown_from_report, svg_from_report, text_from_report
+from ..sources.frame import Source
 
 __all__ = ["add_stream_flags", "check_flags", "run_stream"]
 

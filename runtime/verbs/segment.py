@@ -14,14 +14,14 @@ from statistics import median
 
 import numpy as np
 
-from ..console import has_typist, lines_read, signals_handled, stopped_by_signals
 from ..errors import PromptError, SourceError, UsageError
 from ..live import LivePolicy, LiveReport, run_live
+from ..live.console import has_typist, lines_read, signals_handled, stopped_by_signals
+from ..live.prompt_board import PromptBoard
 from ..masks import Masks
 from ..options import add_engine, add_json, add_stream
 from ..progress import Progress
 from ..prompt import prompts_from
-from ..prompt_board import PromptBoard
 from ..segmenter import Segmenter
 from ..shelf import newest_bundle
 from ..sinks import JsonLines, MaskPictures, OverlayPicture, OverlayVideo, Sink, distinct_stems
@@ -156,7 +156,7 @@ def _sinks(source: Source, stem: Path | None, args: argparse.Namespace) -> list[
     if stem and args.masks:
         sinks.append(MaskPictures(stem))
     if args.record:
-        from ..mcap_recording import McapRecording
+        from ..sinks.mcap import McapRecording
 
         sinks.append(McapRecording(args.record))
     return sinks

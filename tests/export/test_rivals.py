@@ -11,11 +11,11 @@ import pytest
 
 from saymask.calibration import ceiling as ceiling_module
 from saymask.export import rivals
-from saymask.runtime.benchmark import Workload
+from saymask.runtime.bench.closed_loop import Workload
+from saymask.runtime.bench.rivals import RivalRequest
 from saymask.runtime.bundle import Bundle
 from saymask.runtime.errors import CheckpointError, UsageError
 from saymask.runtime.prompt import prompts_from
-from saymask.runtime.rivals import RivalRequest
 from saymask.runtime.systems import System, open_system
 
 HAS_NNCF = bool(find_spec("openvino") and find_spec("nncf"))

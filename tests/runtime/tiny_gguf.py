@@ -10,7 +10,7 @@ import pytest
 
 from saymask.runtime.errors import MissingExtraError
 from saymask.runtime.language import LanguageEngine
-from saymask.runtime.language_open import open_language
+from saymask.runtime.language.opening import open_language
 
 WORDS = ("the", "red", "mug", "left", "of", "lamp", "yes", "no", "▁the", "▁red", "▁mug", "▁lamp")
 SEG, REF = 398, 399

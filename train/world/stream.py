@@ -11,9 +11,9 @@ from functools import cached_property
 
 import numpy as np
 
-from ...runtime.address import positive_number, size_hw, split_address
 from ...runtime.errors import UnknownNameError, UsageError
-from ...runtime.live_frames import LiveFrames, Shots
+from ...runtime.sources.address import positive_number, size_hw, split_address
+from ...runtime.sources.live_frames import LiveFrames, Shots
 from .clip import compose_clip, scene_at
 from .draw import draw
 from .phrases import Description, noun_slots, unique_descriptions

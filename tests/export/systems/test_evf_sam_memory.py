@@ -31,10 +31,10 @@ from saymask.runtime.bundle import Bundle
 from saymask.runtime.engine import open_engine
 from saymask.runtime.engine_cache import device_key
 from saymask.runtime.errors import CheckpointError
+from saymask.runtime.live.memory_tracking import MEMORY_STAGES, MOST_MEMORIES
+from saymask.runtime.live.tracking import open_tracker
 from saymask.runtime.masks import Masks
-from saymask.runtime.memory_tracking import MEMORY_STAGES, MOST_MEMORIES
 from saymask.runtime.segmenter import Segmenter
-from saymask.runtime.tracking import open_tracker
 from saymask.train.vocabulary import learn_sentencepiece
 
 ROWS = 64
@@ -75,7 +75,7 @@ FOLLOWED = """
 import sys
 import numpy as np
 from saymask.runtime.segmenter import Segmenter
-from saymask.runtime.tracking import open_tracker
+from saymask.runtime.live.tracking import open_tracker
 
 frames = np.load(sys.argv[2])
 with Segmenter.open(sys.argv[1], device="cpu", threads=1) as segmenter:

@@ -22,8 +22,8 @@ from saymask.export.systems.evf_sam import ImageStage
 from saymask.export.systems.evf_sam_memory import memory_stages
 from saymask.runtime.engine import Engine
 from saymask.runtime.geometry import fit
+from saymask.runtime.live.memory_tracking import MemoryTracker
 from saymask.runtime.masks import Masks
-from saymask.runtime.memory_tracking import MemoryTracker
 from saymask.runtime.spec import ViewSpec
 
 from ..models.sam2_reference import REFERENCE, Pair, frame_arguments, random_pair

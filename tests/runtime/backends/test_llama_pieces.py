@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from saymask.runtime.backends.llama_pieces import Pieces
-from saymask.runtime.language_file import LanguageFile
+from saymask.runtime.language.gguf_file import LanguageFile
 
 from .. import tiny_gguf
 from ..tiny_gguf import REF, SEG

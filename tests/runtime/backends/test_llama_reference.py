@@ -7,7 +7,7 @@ import pytest
 
 from saymask.runtime.backends.llama_reference import find_spot
 from saymask.runtime.errors import DeviceError, EngineError
-from saymask.runtime.language_open import open_language
+from saymask.runtime.language.opening import open_language
 
 from .. import tiny_gguf
 

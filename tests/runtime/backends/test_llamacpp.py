@@ -12,7 +12,7 @@ import pytest
 
 from saymask.runtime.backends import llama_binding, llamacpp
 from saymask.runtime.errors import DeviceError, EngineError, MissingExtraError
-from saymask.runtime.language_open import open_language
+from saymask.runtime.language.opening import open_language
 
 from .. import tiny_gguf
 from ..tiny_gguf import open_on
@@ -139,7 +139,7 @@ def test_a_process_ends_in_peace(model):
     """Engines and prefixes that nobody closed, and no word on stderr."""
     script = (
         "from pathlib import Path; import sys\n"
-        "from saymask.runtime.language_open import open_language\n"
+        "from saymask.runtime.language.opening import open_language\n"
         "engine = open_language(Path(sys.argv[1]), context_tokens=64, device='cpu', threads=1)\n"
         "prefix = engine.prefill([[5]])\n"
         "print(sorted({'torch', 'gguf', 'xllamacpp', 'llama_cpp'} & set(sys.modules)))\n"

@@ -9,9 +9,9 @@ from types import ModuleType
 
 import pytest
 
-from saymask.runtime import rivals
+from saymask.runtime.bench import rivals
+from saymask.runtime.bench.rivals import Ceiling, StageCeiling
 from saymask.runtime.cli import main
-from saymask.runtime.rivals import Ceiling, StageCeiling
 from saymask.runtime.systems import open_system
 
 CPU = ("--device", "cpu", "--threads", "1", "--iterations", "12")

@@ -8,10 +8,10 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from saymask.runtime import energy
+from saymask.runtime.bench import energy
 from saymask.runtime.cli import main
-from saymask.runtime.frame import Frame
 from saymask.runtime.sources import OPENERS
+from saymask.runtime.sources.frame import Frame
 from saymask.runtime.verbs import bench_stream
 
 CPU = ("--device", "cpu", "--threads", "1")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from saymask.runtime.errors import UnknownNameError, UsageError
-from saymask.runtime.mailbox import newest
+from saymask.runtime.sources.mailbox import newest
 from saymask.train.world.stream import open_source
 from saymask.train.world.truth import Target, mask_of
 

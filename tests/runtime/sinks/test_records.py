@@ -1,0 +1,50 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+
+from saymask.kernels.rle import decode
+from saymask.runtime.masks import Masks
+from saymask.runtime.sinks.records import RECORD_SCHEMA, records
+from saymask.runtime.sources.frame import Frame
+
+KINDS = {
+    "string": str,
+    "integer": int,
+    "number": (int, float),
+    "null": type(None),
+    "array": list,
+    "object": dict,
+}
+
+
+def _fits(value: object, schema: dict) -> bool:
+    """Check the few words of JSON Schema that records use."""
+    kinds = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
+    if not any(isinstance(value, KINDS[kind]) for kind in kinds):
+        return False
+    if isinstance(value, list):
+        return all(_fits(item, schema["items"]) for item in value)
+    if isinstance(value, dict) and "properties" in schema:
+        return value.keys() == schema["properties"].keys() and all(
+            _fits(value[name], member) for name, member in schema["properties"].items()
+        )
+    if isinstance(value, dict):
+        return all(_fits(member, schema["additionalProperties"]) for member in value.values())
+    return True
+
+
+def test_records_are_json_that_fits_its_schema(frame):
+    boolean = np.stack([frame[..., 0] > 200, np.zeros(frame.shape[:2], bool)])
+    masks = replace(
+        Masks.of(boolean, np.float32([0.875, 0]), ("red", "green")), timings_ms=(("mask", 2.00049),)
+    )
+    for time_s in (None, 0.0, 0.1234567):
+        shot = Frame(image_hwc=frame, name="a.mp4", index=3, captured_ns=0, time_s=time_s)
+        written = json.loads(json.dumps(list(records(shot, masks))))
+        assert all(_fits(record, RECORD_SCHEMA) for record in written)
+        assert [record["phrase"] for record in written] == ["red", "green"]
+        assert [record["area_px"] for record in written] == [1600, 0]
+        assert written[0]["time_s"] == (time_s and 0.123457)
+        assert written[0]["times_ms"] == {"mask": 2.0}
+        np.testing.assert_array_equal(decode(written[0]["rle"]), boolean[0])
