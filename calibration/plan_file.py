@@ -12,11 +12,11 @@ from typing import Any
 import onnx
 
 from ..runtime.errors import InputError, UnknownNameError
+from ..runtime.spec import PLAN_VERSION
 from .graph import Graph
 from .plan import FLOATS, WEIGHTED_OPS, NodePlan, obstacle
 
 __all__ = [
-    "PLAN_VERSION",
     "PRECISIONS",
     "Plan",
     "StagePlan",
@@ -27,8 +27,6 @@ __all__ = [
     "text_from_plan",
 ]
 
-PLAN_VERSION = 1
-"""Version of the file; a reader refuses any other."""
 PRECISIONS = {
     "cpu": ("fp32", "int8-static", "int8-dynamic"),
     "rtx": ("fp32", "fp16", "int8", "fp8"),

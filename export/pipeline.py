@@ -29,6 +29,7 @@ from ..runtime.machine import processor_name
 from ..runtime.masks import Masks
 from ..runtime.prompt import prompts_from
 from ..runtime.spec import (
+    PLAN_FILE,
     SCHEMA_VERSION,
     LatencyRow,
     Manifest,
@@ -49,8 +50,6 @@ from .verify import verify
 __all__ = ["export"]
 
 SAMPLES_FOLDER = "samples"
-PLAN_FILE = "plan.json"
-"""In the bundle: what each weighted node computes in, and why."""
 REPORT_FILE = "report.json"
 """In a bundle of small numbers: the gate's `GateReport`."""
 GOLDEN_PHRASES = 2

@@ -6,6 +6,10 @@ from dataclasses import dataclass
 
 SCHEMA_VERSION = 2
 """Version of `bundle.json`; a reader refuses any other."""
+PLAN_FILE = "plan.json"
+"""In the bundle: what each weighted node computes in, and why."""
+PLAN_VERSION = 1
+"""Version of `plan.json`; a reader refuses any other."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

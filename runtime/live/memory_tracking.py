@@ -19,7 +19,7 @@ from ..geometry import Placement, back, check_frame, fit
 from ..masks import Masks
 from ..spec import ViewSpec
 from ..timing import Stopwatch
-from .tracking import FADING, SAME_PLACE_IOU
+from .tracking import FADING, SAME_PLACE_IOU, iou
 
 __all__ = ["MEMORY_STAGES", "MOST_MEMORIES", "MemoryTracker"]
 
@@ -236,7 +236,7 @@ class MemoryTracker:
         pasts: dict[int, tuple[_Memory, ...]] = {}
         for index, label in enumerate(masks.labels):
             mask_hw, was = masks.boolean[index], before.get(label, -1)
-            is_same = was in memories and _iou(mask_hw, tracked.boolean[was]) >= SAME_PLACE_IOU
+            is_same = was in memories and iou(mask_hw, tracked.boolean[was]) >= SAME_PLACE_IOU
             is_doubted = was >= 0 and not is_same and scores[index] < self._sureness[was]
             if is_doubted:
                 sureness[index] = self._sureness[was]
@@ -270,8 +270,3 @@ def _in_view(masks_nhw: np.ndarray, view: ViewSpec) -> np.ndarray:
     )  # fmt: skip
     pictures = (mask_hw[..., None].repeat(3, -1) * np.uint8(255) for mask_hw in masks_nhw)
     return np.stack([fit(picture, plain)[0][0, :1] > 0 for picture in pictures]).astype(np.float32)
-
-
-def _iou(one_hw: np.ndarray, other_hw: np.ndarray) -> float:
-    """Of two bool (H, W) masks; 0 of two empty ones."""
-    return np.count_nonzero(one_hw & other_hw) / max(np.count_nonzero(one_hw | other_hw), 1)

@@ -14,7 +14,7 @@ from ..segmenter import Segmenter
 from ..timing import Stopwatch
 from .flow import BackwardFlow
 
-__all__ = ["FlowTracker", "Tracker", "open_tracker"]
+__all__ = ["FlowTracker", "Tracker", "iou", "open_tracker"]
 
 FADING = 0.9995
 """What a frame leaves of a track's score: 0.93 of it after five seconds of 30 frames."""
@@ -160,7 +160,7 @@ class FlowTracker:
             if track is None or masks.scores[index] >= self._sureness[track]:
                 continue
             is_found = given_px[index] > 0
-            if is_found and _iou(boolean[index], tracked.boolean[track]) >= SAME_PLACE_IOU:
+            if is_found and iou(boolean[index], tracked.boolean[track]) >= SAME_PLACE_IOU:
                 continue
             sureness[index], given_px[index] = self._sureness[track], self._given_px[track]
             if is_found:
@@ -178,6 +178,6 @@ def _pixels(masks: Masks) -> np.ndarray:
     return np.array([np.count_nonzero(mask_hw) for mask_hw in masks.boolean], np.int64)
 
 
-def _iou(one_hw: np.ndarray, other_hw: np.ndarray) -> float:
-    """Of two bool (H, W) masks that are not both empty."""
-    return np.count_nonzero(one_hw & other_hw) / np.count_nonzero(one_hw | other_hw)
+def iou(one_hw: np.ndarray, other_hw: np.ndarray) -> float:
+    """Of two bool (H, W) masks; 0 of two empty ones."""
+    return np.count_nonzero(one_hw & other_hw) / max(np.count_nonzero(one_hw | other_hw), 1)

@@ -13,13 +13,11 @@ from ..engine_cache import EngineReport, LayerCount, graph_sha256, read_reports
 from ..errors import BundleError
 from ..options import add_bundle, add_json
 from ..shelf import find_bundle
-from ..spec import Manifest, TensorSpec
+from ..spec import PLAN_FILE, PLAN_VERSION, Manifest, TensorSpec
 from ..table import table
 
 __all__ = ["add_arguments", "run"]
 
-_PLAN = "plan.json"
-_PLAN_VERSION = 1
 """What `calibration.plan_file` writes; a precision for each node is shown, never acted on, here."""
 
 
@@ -62,10 +60,10 @@ def run(args: argparse.Namespace) -> int:
 def _plan(bundle: Bundle) -> dict[str, Any]:
     """Read the bundle's plan, whose hash was found right."""
     listed = [name for name, _ in bundle.manifest.files]
-    plan = json.loads((bundle.folder / _PLAN).read_text("utf-8")) if _PLAN in listed else {}
-    if plan.get("plan_version") != _PLAN_VERSION:
+    plan = json.loads((bundle.folder / PLAN_FILE).read_text("utf-8")) if PLAN_FILE in listed else {}
+    if plan.get("plan_version") != PLAN_VERSION:
         raise BundleError(
-            f"{bundle.folder} must hold {_PLAN} with plan_version {_PLAN_VERSION}, which this "
+            f"{bundle.folder} must hold {PLAN_FILE} with plan_version {PLAN_VERSION}, which this "
             f"saymask shows; got {plan.get('plan_version', 'none')}; export it again"
         )
     return plan
