@@ -9,28 +9,15 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
-import onnx
 
 from ..runtime.errors import UsageError
 from .histogram import Histogram
 
-__all__ = ["KeptHistograms", "claim", "data_sha256", "graph_sha256"]
+__all__ = ["KeptHistograms", "claim", "data_sha256"]
 
 _KEY = "key.json"
 _STATISTICS = "statistics.npz"
 _UNREADABLE = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile)
-
-
-def graph_sha256(model: onnx.ModelProto) -> str:
-    """Return a digest of all that a graph computes, as 64 hexadecimal digits."""
-    digest = hashlib.sha256()
-    graph = model.graph
-    for message in (*graph.input, *graph.output, *graph.node, *model.opset_import):
-        digest.update(message.SerializeToString(deterministic=True))
-    for tensor in graph.initializer:
-        digest.update(f"{tensor.name} {tensor.data_type} {list(tensor.dims)} ".encode())
-        digest.update(tensor.raw_data or tensor.SerializeToString(deterministic=True))
-    return digest.hexdigest()
 
 
 def data_sha256(feeds: Iterable[Mapping[str, np.ndarray]]) -> str:

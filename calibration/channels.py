@@ -51,6 +51,7 @@ class Channels:
         self.readers = self.graph.readers()
         self.extents = self.graph.extents()
         self._outputs = {value.name for value in model.graph.output}
+        self._rescaled: dict[str, str] = {}
 
     def regions(self) -> Iterator[Region]:
         """Yield every region that has sinks, in the graph's order."""
@@ -123,6 +124,17 @@ class Channels:
                     self._replace(node, position, array / spread)
         for node in region.sinks.values():
             self.multiply_weights(node, factors)
+        self._rescaled |= {name: self.graph.fresh(f"{name}_even") for name in region.places}
+
+    def model(self) -> onnx.ModelProto:
+        """Close the graph. What was rescaled has another name: `layerwise` compares by names."""
+        graph = (model := self.graph.model()).graph
+        for node in graph.node:
+            node.input[:] = [self._rescaled.get(name, name) for name in node.input]
+            node.output[:] = [self._rescaled.get(name, name) for name in node.output]
+        for value in graph.value_info:
+            value.name = self._rescaled.get(value.name, value.name)
+        return model
 
     def multiply_weights(self, node: onnx.NodeProto, factors: np.ndarray) -> None:
         """Multiply what a Conv or MatMul weighs its inputs with by `factors`, float (channels,)."""

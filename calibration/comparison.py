@@ -14,6 +14,7 @@ from .plan import WEIGHTED_OPS
 from .qdq import pairs, rounded_nodes, runnable
 from .recording import Run
 from .session import open_model
+from .turns import weight_bytes
 
 __all__ = ["QuantizerRow", "best_quantizer", "compare_quantizers", "table"]
 
@@ -84,7 +85,7 @@ def compare_quantizers(
                     cosine=_least_cosine(judged[stage], runs[stage], threads),
                     pairs=pairs(model),
                     left=_weighted(model) - len(rounded_nodes(model)),
-                    weight_bytes=sum(tensor.ByteSize() for tensor in model.graph.initializer),
+                    weight_bytes=weight_bytes(model),
                     engine=engine(stage, model) if engine else "",
                 )
             )

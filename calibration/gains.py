@@ -8,11 +8,10 @@ from dataclasses import replace
 import numpy as np
 import onnx
 
-from .lowering import Lower
 from .plan import FLOATS, NodePlan, blocks
 from .profiling import Kernel, profile
 from .quantize import Candidate
-from .trial import Trial, measure
+from .trial import measure
 
 __all__ = ["block_times", "drop_slow"]
 
@@ -21,12 +20,11 @@ def drop_slow(
     fp32: Candidate,
     candidate: Candidate,
     model: onnx.ModelProto,
-    lower: Lower,
     feeds: Sequence[Mapping[str, np.ndarray]],
     *,
     threads: int,
     rounds: int = 25,
-) -> tuple[Trial, Trial]:
+) -> Candidate:
     """Put blocks back to FP32 that take no longer in it, if the whole is then as quick.
 
     The time of a block is that of all its kernels, with what rounds its tensors. What rounding
@@ -36,15 +34,14 @@ def drop_slow(
 
     Args:
         fp32: The stage in FP32.
-        candidate: The stage in INT8.
+        candidate: The stage in INT8, from `quantize.candidates`.
         model: FP32 graph that its plan is for.
-        lower: Writes a plan that quantizes fewer nodes than the candidate's, likewise.
         feeds: Real inputs by name; blocks are timed on the first.
         threads: Threads of one operator.
         rounds: How often each of them is timed; see `trial.measure`.
 
     Returns:
-        Trials, side by side, of FP32 and of the candidate with fewer nodes in INT8, or as it was.
+        The candidate with fewer nodes in INT8, or as it was.
 
     Raises:
         EngineError: ONNX Runtime refuses a graph or a feed.
@@ -58,12 +55,11 @@ def drop_slow(
         for node in part if in_float <= in_integers else ():
             if node.name in plan and plan[node.name].precision not in FLOATS:
                 plan[node.name] = NodePlan(precision="fp32", reason=reason)
-    if plan == candidate.plan:
-        plain, whole = measure([fp32, candidate], feeds, threads=threads, rounds=rounds)
-        return plain, whole
-    fewer = replace(candidate, plan=plan, model=lower(plan))
-    plain, whole, part = measure([fp32, candidate, fewer], feeds, threads=threads, rounds=rounds)
-    return plain, part if part.median_ms <= whole.median_ms else whole
+    if plan == candidate.plan or candidate.lower is None:
+        return candidate
+    fewer = replace(candidate, plan=plan, model=candidate.lower(plan))
+    _, whole, part = measure([fp32, candidate, fewer], feeds, threads=threads, rounds=rounds)
+    return fewer if part.median_ms <= whole.median_ms else candidate
 
 
 def block_times(

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import onnx
 
 from ..runtime.engine import Engine
 from ..runtime.prompt import prompts_from
+from ..runtime.spec import StageSpec
 from ..runtime.systems import System
 from .cache import data_sha256
+from .hosts import ONNXRUNTIME, Host
 from .recording import Run
 from .samples import Sample
 from .score import Score, score_mask, score_tasks
-from .session import open_model
+from .turns import Turns
 
 __all__ = [
     "OVERALL",
@@ -72,6 +75,8 @@ class Judge:
     """Likewise."""
     threads: int
     """Threads of one operator."""
+    host: Host = ONNXRUNTIME
+    """What runs the graphs; see `hosts.host_of`."""
 
     def __call__(self, models: Mapping[str, onnx.ModelProto]) -> Loss:
         """Return the loss alone; see `scored`."""
@@ -81,11 +86,14 @@ class Judge:
         """Judge stages by name as these graphs, the others as FP32.
 
         Raises:
-            EngineError: ONNX Runtime refuses a graph.
+            EngineError: The host refuses a graph.
         """
+        turns = Turns()
         with ExitStack() as stack:
             engines = {
-                name: stack.enter_context(closing(open_model(model, threads=self.threads)))
+                name: stack.enter_context(
+                    closing(turns.take(model, partial(self.host.open, model, threads=self.threads)))
+                )
                 for name, model in models.items()
             }
             swapped = with_stages(self.system, engines)
@@ -154,33 +162,52 @@ def samples_sha256(samples: Sequence[Sample]) -> str:
     return digest.hexdigest()
 
 
-def with_runs(system: System, runs: Mapping[str, Sequence[Run]]) -> System:
+def with_runs(
+    system: System, runs: Mapping[str, Sequence[Run]], reopen: Callable[[StageSpec], Engine]
+) -> System:
     """Return `system` with stages that answer inputs they met before from memory.
 
     Args:
-        system: What made the runs.
+        system: What made the runs; engines that remember are closed.
         runs: Stage name -> what it computed, from `recording.Recorder`; a stage without is left.
+        reopen: Opens a stage's engine again, if it meets inputs that it has not met.
     """
-    return system.with_engines(
-        lambda engine: (
-            _Remembering(engine, runs[engine.stage.name]) if engine.stage.name in runs else engine
-        )
-    )
+
+    def remembering(engine: Engine) -> Engine:
+        stage = engine.stage
+        if stage.name not in runs:
+            return engine
+        engine.close()
+        return _Remembering(stage, engine.device, runs[stage.name], reopen)
+
+    return system.with_engines(remembering)
 
 
 class _Remembering:
-    """An engine and what it has computed."""
+    """What a stage has computed, and its engine once that is not enough."""
 
-    def __init__(self, engine: Engine, runs: Sequence[Run]) -> None:
-        self.stage, self.device, self._engine = engine.stage, engine.device, engine
+    def __init__(
+        self,
+        stage: StageSpec,
+        device: str,
+        runs: Sequence[Run],
+        reopen: Callable[[StageSpec], Engine],
+    ) -> None:
+        self.stage, self.device, self._reopen = stage, device, reopen
         self._outputs = {data_sha256([run.inputs]): run.outputs for run in runs}
+        self._engine: Engine | None = None
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         known = self._outputs.get(data_sha256([inputs]))
-        return self._engine.run(inputs) if known is None else dict(known)
+        if known is not None:
+            return dict(known)
+        self._engine = self._engine or self._reopen(self.stage)
+        return self._engine.run(inputs)
 
     def close(self) -> None:
-        self._engine.close()
+        if self._engine:
+            self._engine.close()
+            self._engine = None
 
 
 def with_stages(system: System, engines: Mapping[str, Engine]) -> System:

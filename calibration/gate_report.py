@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import onnx
 
 from .gate import OVERALL, Loss
+from .hosts import ONNXRUNTIME, Host
 from .macs import multiply_adds
-from .profiling import nodes_in_integers, profile
 from .score import Score
 from .trial import Trial
+from .turns import weight_bytes
 
 __all__ = ["GateReport", "Share", "StageRow", "TaskRow", "gate_report", "stage_row"]
 
@@ -111,21 +111,42 @@ def gate_report(
     )
 
 
-def stage_row(stage: str, fp32: Trial, taken: Trial, feed: Mapping[str, np.ndarray]) -> StageRow:
-    """Describe a stage as ONNX Runtime executes it here.
+def stage_row(
+    stage: str,
+    fp32: Trial,
+    taken: Trial,
+    feed: Mapping[str, np.ndarray] | None,
+    host: Host = ONNXRUNTIME,
+) -> StageRow:
+    """Describe a stage as it is executed here.
 
     Args:
         stage: Name of the stage.
         fp32: Trial of its FP32 form.
         taken: Trial of what was taken, measured beside it.
-        feed: Real inputs by name.
+        feed: Real inputs by name; None for a device that is not here, of which neither times nor
+            kernels are known.
+        host: What ran the trials.
 
     Raises:
-        EngineError: ONNX Runtime refuses a graph or the feed.
+        EngineError: The host refuses a graph or the feed.
     """
+    return StageRow(
+        stage=stage,
+        precision=taken.candidate.precision,
+        cosine=taken.least_cosine,
+        speedup=None if feed is None else fp32.median_ms / taken.median_ms,
+        size_ratio=weight_bytes(taken.candidate.model) / (weight_bytes(fp32.candidate.model) or 1),
+        shares=() if feed is None else _shares(fp32, taken, feed, host),
+    )
+
+
+def _shares(
+    fp32: Trial, taken: Trial, feed: Mapping[str, np.ndarray], host: Host
+) -> tuple[Share, ...]:
+    """Return the shares of the multiply-adds that are computed in integers and not."""
     counts = multiply_adds(fp32.candidate.model, feed)
-    [kernels] = profile([taken.candidate.model], feed, threads=1, rounds=1)
-    integers = nodes_in_integers(kernels, counts)
+    integers = host.integer_nodes(taken.candidate.model, feed, counts)
     whole = sum(counts.values())
     shares = []
     for precision, names in (("int8", integers), ("fp32", counts.keys() - integers)):
@@ -138,15 +159,4 @@ def stage_row(stage: str, fp32: Trial, taken: Trial, feed: Mapping[str, np.ndarr
                 share=part / whole if whole else 0.0,
             )
         )
-    return StageRow(
-        stage=stage,
-        precision=taken.candidate.precision,
-        cosine=taken.least_cosine,
-        speedup=fp32.median_ms / taken.median_ms,
-        size_ratio=_bytes(taken.candidate.model) / (_bytes(fp32.candidate.model) or 1),
-        shares=tuple(shares),
-    )
-
-
-def _bytes(model: onnx.ModelProto) -> int:
-    return sum(len(tensor.raw_data) for tensor in model.graph.initializer)
+    return tuple(shares)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from onnx import helper, numpy_helper
 
 from ..runtime.errors import UsageError
 
-__all__ = ["Graph", "attribute"]
+__all__ = ["Graph", "attribute", "constant_bytes", "inline"]
 
 
 class Graph:
@@ -37,8 +38,8 @@ class Graph:
         _check_nodes(self.nodes)
 
     def array(self, name: str) -> np.ndarray:
-        """Return the constant `name` as an array."""
-        return numpy_helper.to_array(self.constants[name])
+        """Return the constant `name` as an array; one that lies on disk is read each time."""
+        return numpy_helper.to_array(inline(self.constants[name]))
 
     def add(self, name: str, array: np.ndarray) -> str:
         """Keep `array` as a constant called `name`, or `name` with a number when that is taken."""
@@ -107,6 +108,30 @@ def attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:
         if held.name == name:
             return helper.get_attribute_value(held)
     return default
+
+
+def inline(tensor: onnx.TensorProto) -> onnx.TensorProto:
+    """Return a constant with its numbers in it, also where `storage.read` left them on disk."""
+    if tensor.data_location != onnx.TensorProto.EXTERNAL:
+        return tensor
+    place = _place(tensor)
+    with Path(place["location"]).open("rb") as file:
+        file.seek(int(place["offset"]))
+        data = file.read(int(place["length"]))
+    return onnx.TensorProto(
+        name=tensor.name, dims=tensor.dims, data_type=tensor.data_type, raw_data=data
+    )
+
+
+def constant_bytes(tensor: onnx.TensorProto) -> int:
+    """Return how many bytes a constant's numbers take, wherever they are."""
+    if tensor.data_location == onnx.TensorProto.EXTERNAL:
+        return int(_place(tensor)["length"])
+    return len(tensor.raw_data)
+
+
+def _place(tensor: onnx.TensorProto) -> dict[str, str]:
+    return {entry.key: entry.value for entry in tensor.external_data}
 
 
 def _bare(node: onnx.NodeProto) -> onnx.NodeProto:

@@ -1,4 +1,4 @@
-"""A plan for ONNX Runtime on the CPU, written as the graph that runs it."""
+"""A plan for the CPU, written as the graph that ONNX Runtime or OpenVINO runs."""
 
 from __future__ import annotations
 
@@ -6,12 +6,16 @@ from collections.abc import Callable, Mapping
 
 import onnx
 
+from .attention import round_attention
 from .dynamic import quantize_dynamic
+from .graph import Graph
 from .plan import NodePlan, only
 from .ranges import Range
 from .static import quantize_static
 
-__all__ = ["Lower", "lower_cpu"]
+__all__ = ["Lower", "joined_tensors", "lower_cpu", "lower_openvino"]
+
+_CARRIERS = ("Reshape", "Transpose")
 
 Lower = Callable[[Mapping[str, NodePlan]], onnx.ModelProto]
 """Writes a plan of one stage as a graph; the same plan gives the same graph."""
@@ -37,3 +41,32 @@ def lower_cpu(
     if "int8-dynamic" in precisions:
         model = quantize_dynamic(model, only(plan, "int8-dynamic"))
     return model
+
+
+def lower_openvino(
+    model: onnx.ModelProto, plan: Mapping[str, NodePlan], ranges: Mapping[str, Range]
+) -> onnx.ModelProto:
+    """Write static INT8 around some nodes, and around the attention between them.
+
+    Args:
+        model: FP32 graph after `passes.split_gemms`, best after those of `fusion` too.
+        plan: Node name -> "int8-static" or "fp32".
+        ranges: Range of each of `static.quantized_tensors` and `attention.attention_tensors`.
+            Those of a plan with more static nodes hold these too.
+    """
+    static = only(plan, "int8-static")
+    rounded = round_attention(model, static, ranges)
+    return quantize_static(rounded, static, ranges, symmetric=joined_tensors(model))
+
+
+def joined_tensors(model: onnx.ModelProto) -> frozenset[str]:
+    """Name what a Concat makes, which `lower_openvino` rounds without a zero point.
+
+    OpenVINO 2026.4 moves a zero point through the Concat, has one for each part in the end, and
+    refuses the product behind.
+    """
+    found: set[str] = set()
+    for node in Graph(model).nodes:
+        if node.op_type == "Concat" or (node.op_type in _CARRIERS and node.input[0] in found):
+            found.update(node.output)
+    return frozenset(found)

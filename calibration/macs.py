@@ -59,7 +59,8 @@ def _shapes(
         name: helper.make_node("Shape", [name], [graph.fresh(f"{name}_shape")], f"{name}_shape")
         for name in names
     }
-    graph.nodes += nodes.values()
+    # Backwards, as ONNX Runtime begins with the last leaf: then no tensor is held for its shape.
+    graph.nodes += reversed(nodes.values())
     extents = {name: node.output[0] for name, node in nodes.items()}
     outputs = [
         helper.make_tensor_value_info(name, TensorProto.INT64, None) for name in extents.values()

@@ -57,7 +57,7 @@ def migrate(
         channels.rescale(region, channels.factors(region, absmax, strength))
     for node in _apart(channels, quantized, folded):
         _write_product(channels, node, absmax[node.input[0]])
-    return channels.graph.model()
+    return channels.model()
 
 
 def _linear(channels: Channels) -> Iterator[Region]:

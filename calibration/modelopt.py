@@ -6,25 +6,38 @@ It needs PyTorch and other versions of our libraries, so it never enters this pr
 from __future__ import annotations
 
 import json
-import subprocess
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import onnx
 
-from ..runtime.errors import EngineError, MissingExtraError, UnknownNameError, UsageError
+from ..runtime.errors import EngineError, UnknownNameError, UsageError
 from .modelopt_job import GRAPH, MISSING, NAMES, QUANTIZED
-from .plan import WEIGHTED_OPS, NodePlan
-from .qdq import rounded_nodes
-from .quantize import Candidate
-from .storage import save
+from .other_python import run_job
+from .passes import replace_resizes
+from .plan import FLOATS, WEIGHTED_OPS, NodePlan, blocks
+from .qdq import restore, rounded_nodes
+from .quantize import Calibration, Candidate, plannable
+from .storage import save, spill
 
-__all__ = ["COMMANDS", "ENVIRONMENT", "METHODS", "modelopt_candidate"]
+__all__ = [
+    "COMMANDS",
+    "ENVIRONMENT",
+    "METHODS",
+    "PYTHON",
+    "modelopt_candidate",
+    "modelopt_candidates",
+]
 
 ENVIRONMENT = Path(".venv-modelopt")
 """Where `COMMANDS` put the environment, from where they are run."""
+
+PYTHON = ENVIRONMENT / "bin" / "python"
+"""Its interpreter."""
 
 COMMANDS = (
     f"python3.11 -m venv {ENVIRONMENT}",
@@ -38,7 +51,40 @@ METHODS = {"int8": ("max", "entropy"), "fp8": ("max",)}
 """Element -> how ModelOpt chooses ranges for it, the usual way first. Its FP8 scales are INT8 ones
 times 127/448, which holds where a range covers everything."""
 
-_LINES_SHOWN = 5
+
+def modelopt_candidates(
+    model: onnx.ModelProto,
+    feeds: Sequence[Mapping[str, np.ndarray]],
+    *,
+    precision: str,
+    calibration: Calibration,
+    python: Path,
+) -> tuple[Candidate, ...]:
+    """Do for TensorRT what `quantize.candidates` does, by ModelOpt.
+
+    Args:
+        model: FP32 graph of one stage, opset 19 to 21.
+        feeds: See `modelopt_candidate`.
+        precision: Key of `METHODS`.
+        calibration: Its `folder` and `say` count; how ranges are taken is ModelOpt's own.
+        python: See `modelopt_candidate`.
+
+    Returns:
+        FP32, then the quantized form if a node of it is. What a plan lifts out of that reads
+        nothing rounded, nor do sums and norms of a block in which nothing else is quantized.
+
+    Raises:
+        SaymaskError: See `modelopt_candidate`.
+    """
+    fp32, plain = replace_resizes(model), plannable(model)
+    found = modelopt_candidate(plain, feeds, element=precision, python=python, say=calibration.say)
+    kept = [Candidate(precision="fp32", model=fp32, plan={})]
+    if any(each.precision not in FLOATS for each in found.plan.values()):
+        folder = calibration.folder
+        small = spill(found.model, folder / "modelopt.onnx") if folder else found.model
+        lower = partial(_lower, small, plain, found.plan)
+        kept.append(replace(found, model=small, lower=lower))
+    return tuple(kept)
 
 
 def modelopt_candidate(
@@ -88,41 +134,39 @@ def modelopt_candidate(
         (folder / NAMES).write_text(json.dumps(names), "utf-8")
         for number, feed in enumerate(feeds):
             np.savez(folder / f"{number:06d}.npz", *(feed[name] for name in names))
-        _run(python, folder, element, method)
+        run_job(
+            Path(__file__).with_name("modelopt_job.py"),
+            [str(folder), element, method],
+            python=python,
+            result=folder / QUANTIZED,
+            missing=MISSING,
+            library="ModelOpt",
+            commands=COMMANDS,
+            must=f"ModelOpt must turn the graph into {element}",
+            otherwise="take --quantizer saymask",
+        )
         quantized = onnx.load(folder / QUANTIZED)
     _check_interface(quantized, model)
     return Candidate(precision=element, model=quantized, plan=_plan(quantized, element))
 
 
-def _run(python: Path, folder: Path, element: str, method: str) -> None:
-    """Run the job of `folder` in another Python."""
-    job = Path(__file__).with_name("modelopt_job.py")
-    # Isolated: the job's own folder must not come first, as a file in it is called modelopt.
-    words = [str(python), "-I", str(job), str(folder), element, method]
-    try:
-        done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    except OSError as error:
-        raise _no_environment(python, str(error)) from error
-    if done.returncode == MISSING:
-        raise _no_environment(python, _end_of(done.stdout))
-    if done.returncode or not (folder / QUANTIZED).is_file():
-        raise EngineError(
-            f"ModelOpt must turn the graph into {element}; it ended with code {done.returncode} "
-            f"and said: {_end_of(done.stdout)}; take --quantizer saymask, or make its environment "
-            f"again with: {'; '.join(COMMANDS)}"
-        )
-
-
-def _no_environment(python: Path, found: str) -> MissingExtraError:
-    return MissingExtraError(
-        f"ModelOpt must be installed for {python}, an environment of its own; {found}; make it "
-        f"with: {'; '.join(COMMANDS)}"
-    )
-
-
-def _end_of(said: str) -> str:
-    lines = [line.strip() for line in said.splitlines() if line.strip(" ^~")]
-    return " | ".join(lines[-_LINES_SHOWN:]) or "nothing"
+def _lower(
+    small: onnx.ModelProto,
+    plain: onnx.ModelProto,
+    taken: Mapping[str, NodePlan],
+    plan: Mapping[str, NodePlan],
+) -> onnx.ModelProto:
+    """Return ModelOpt's graph without what a plan lifts out of the one that it took."""
+    quantized = {name for name, each in taken.items() if each.precision not in FLOATS}
+    lifted = {name for name in quantized if plan[name].precision in FLOATS}
+    floats: set[str] = set()
+    is_float = False
+    for block in blocks(plain):
+        # A block without any, such as a second sum in a row, belongs with the one before.
+        own = [node.name for node in block if node.name in quantized]
+        is_float = lifted.issuperset(own) if own else is_float
+        floats.update(node.name for node in block if is_float or node.name in lifted)
+    return restore(small, plain, floats)
 
 
 def _check_interface(found: onnx.ModelProto, model: onnx.ModelProto) -> None:

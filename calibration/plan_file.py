@@ -27,12 +27,19 @@ __all__ = [
     "text_from_plan",
 ]
 
+_FOR_TENSORRT = ("fp32", "fp16", "int8", "fp8", "int8-weights", "int4-weights")
 PRECISIONS = {
     "cpu": ("fp32", "int8-static", "int8-dynamic"),
-    "rtx": ("fp32", "fp16", "int8", "fp8"),
-    "tensorrt": ("fp32", "fp16", "int8", "fp8"),
+    "openvino": ("fp32", "int8-static"),
+    "rtx": _FOR_TENSORRT,
+    "tensorrt": _FOR_TENSORRT,
 }
 """What a node may compute in on each target."""
+_FOR_PRODUCTS = {
+    "int8-dynamic": "dynamic scales",
+    "int8-weights": "small weights alone",
+    "int4-weights": "small weights alone",
+}
 
 _EDIT = "correct it, or export without --plan and edit the plan.json of that bundle"
 
@@ -64,14 +71,15 @@ class Plan:
 def model_sha256(model: onnx.ModelProto) -> str:
     """Return what tells a graph with its weights from others, in hexadecimal.
 
-    Names, operators and weights count, but not what an exporter noted beside them.
+    Names, operators and weights count, but not what an exporter noted beside them or where the
+    weights are stored.
     """
     graph = Graph(model)
     digest = hashlib.sha256()
     for value in (*model.graph.input, *model.graph.output):
         digest.update(value.name.encode() + value.type.SerializeToString(deterministic=True))
-    for node in graph.nodes:
-        digest.update(node.SerializeToString(deterministic=True))
+    for message in (*graph.nodes, *model.opset_import):
+        digest.update(message.SerializeToString(deterministic=True))
     for name in sorted(graph.constants):
         array = graph.array(name)
         digest.update(repr((name, array.dtype.name, array.shape)).encode())
@@ -197,8 +205,8 @@ def _check_stage(name: str, stage: StagePlan, model: onnx.ModelProto, target: st
 
 
 def _objection(graph: Graph, node: onnx.NodeProto, precision: str) -> str:
-    if precision == "int8-dynamic" and node.op_type != "MatMul":
-        return f"dynamic scales are for products, and it is {node.op_type}"
+    if precision in _FOR_PRODUCTS and node.op_type != "MatMul":
+        return f"{_FOR_PRODUCTS[precision]} are for products, and it is {node.op_type}"
     return obstacle(graph, node)
 
 

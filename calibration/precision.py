@@ -5,6 +5,7 @@ Of several that are about as quick it is the one whose outputs are nearest FP32'
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ import numpy as np
 
 from ..runtime.errors import UnknownNameError
 from ..runtime.spec import LatencyRow
+from .hosts import ONNXRUNTIME, Host
 from .plan import FLOATS
 from .quantize import Candidate
 from .trial import Trial, measure
@@ -32,10 +34,10 @@ class Choice:
     reason: str
     """Why, in one sentence with the measured figures."""
     trials: tuple[Trial, ...]
-    """All candidates, FP32 first."""
+    """All that were measured, FP32 first; empty where nothing was."""
 
     def latency(self, stage: str) -> tuple[LatencyRow, ...]:
-        """Return a row of the bundle's report for every candidate of the stage called `stage`."""
+        """Return a row of the bundle's report for every timed candidate of the stage `stage`."""
         return tuple(
             LatencyRow(
                 stage=stage,
@@ -44,7 +46,14 @@ class Choice:
                 is_taken=trial.candidate.precision == self.candidate.precision,
             )
             for trial in self.trials
+            if not math.isnan(trial.median_ms)
         )
+
+    @property
+    def trial(self) -> Trial | None:
+        """What was measured of `candidate`; None where its plan was changed since."""
+        found = [each for each in self.trials if each.candidate.plan is self.candidate.plan]
+        return found[0] if found else None
 
 
 def choose(
@@ -54,6 +63,8 @@ def choose(
     floor: float,
     threads: int,
     rounds: int = 25,
+    enough_s: float = 60,
+    host: Host = ONNXRUNTIME,
     judge: Callable[[Candidate], str] | None = None,
     forced: str | None = None,
 ) -> Choice:
@@ -65,15 +76,19 @@ def choose(
         floor: Least cosine of every output with FP32's, in [-1, 1].
         threads: Threads of one operator.
         rounds: How often every candidate is timed; see `trial.measure`.
+        enough_s: After so many seconds no further round begins.
+        host: What runs them; see `hosts.host_of`.
         judge: Says why a candidate must not be taken, for example by its mask IoU, or returns an
             empty string; asked last, the best candidate first.
         forced: Precision to take whatever the figures.
 
     Raises:
         UsageError: FP32 or feeds are missing, or `forced` is no candidate.
-        EngineError: ONNX Runtime refuses a graph or a feed.
+        EngineError: The host refuses a graph or a feed.
     """
-    trials = measure(candidates, feeds, threads=threads, rounds=rounds)
+    trials = measure(
+        candidates, feeds, threads=threads, rounds=rounds, enough_s=enough_s, host=host
+    )
     return decide(trials, floor=floor, judge=judge, forced=forced)
 
 

@@ -16,11 +16,19 @@ import onnx
 
 from ..runtime.errors import EngineError, require
 from .storage import save
-from .trial import INTEGER_KERNELS
 
 __all__ = ["Kernel", "nodes_in_integers", "profile"]
 
-_INTEGER_OPS = frozenset({*INTEGER_KERNELS, "ConvInteger", "MatMulInteger", "QLinearMatMul"})
+_INTEGER_OPS = frozenset(
+    {
+        "ConvInteger",
+        "DynamicQuantizeMatMul",
+        "MatMulInteger",
+        "MatMulIntegerToFloat",
+        "QLinearConv",
+        "QLinearMatMul",
+    }
+)
 _SUFFIX = "_kernel_time"
 _COUNTER = re.compile(r"_token_\d+$")
 

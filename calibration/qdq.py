@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Collection
+
 import numpy as np
 import onnx
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
-from .fp8 import simulate_fp8
 from .graph import Graph, attribute
 from .plan import WEIGHTED_OPS
 
-__all__ = ["pairs", "rounded_nodes", "runnable"]
+__all__ = ["pairs", "restore", "rounded_nodes", "runnable"]
 
 
 def pairs(model: onnx.ModelProto) -> int:
@@ -28,24 +30,81 @@ def rounded_nodes(model: onnx.ModelProto) -> frozenset[str]:
     )
 
 
+def restore(
+    model: onnx.ModelProto, fp32: onnx.ModelProto, names: Collection[str]
+) -> onnx.ModelProto:
+    """Return a graph in which some nodes read what they read before anything was rounded.
+
+    Args:
+        model: With Q/DQ.
+        fp32: What it was made of, with the same names of nodes.
+        names: Of nodes.
+    """
+    graph, source = Graph(model), Graph(fp32)
+    makers = {name: node for node in graph.nodes for name in node.output}
+    originals = {node.name: node for node in source.nodes}
+    weights: dict[str, str] = {}
+    for node in graph.nodes:
+        for position, name in enumerate(node.input if node.name in names else ()):
+            real = makers.get(name)
+            if real is None or real.op_type != "DequantizeLinear":
+                continue
+            if rounded := makers.get(real.input[0]):
+                node.input[position] = rounded.input[0]
+            else:
+                weight = originals[node.name].input[position]
+                if weight not in weights:  # Its name may be that of the small numbers now.
+                    tensor = copy.copy(source.constants[weight])
+                    tensor.name = weights[weight] = graph.fresh(weight)
+                    graph.constants[tensor.name] = tensor
+                node.input[position] = weights[weight]
+    return graph.model()
+
+
 def runnable(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return a graph with the same values that ONNX Runtime runs on a CPU.
 
+    It has both operators of a Q/DQ pair for FP8, but takes them for INT8 when it moves and fuses
+    them, and refuses what it made of them (1.31). So each is written as two other operators, and
+    weights are stored as the real numbers that they stand for.
+
     Args:
-        model: INT8, which stays as it is, or FP8; then weights may have one scale for each channel.
+        model: INT8, which stays as it is, or FP8, not yet through `export.halve`. Weights may have
+            one scale for each channel.
     """
-    graph = Graph(model)
-    if all(tensor.data_type != TensorProto.FLOAT8E4M3FN for tensor in graph.constants.values()):
+    if all(each.data_type != TensorProto.FLOAT8E4M3FN for each in model.graph.initializer):
         return model
-    nodes = []
+    graph = Graph(model)
+    nodes: list[onnx.NodeProto] = []
     for node in graph.nodes:
-        if node.op_type == "DequantizeLinear" and node.input[0] in graph.constants:
+        if node.op_type == "QuantizeLinear":
+            nodes += _divide_and_cast(graph, node)
+        elif node.op_type != "DequantizeLinear":
+            nodes.append(node)
+        elif node.input[0] in graph.constants:
             name = node.output[0]
             graph.constants[name] = numpy_helper.from_array(_weight(graph, node), name)
         else:
-            nodes.append(node)
+            nodes += _cast_and_multiply(graph, node)
     graph.nodes = nodes
-    return simulate_fp8(graph.model())
+    return graph.model()
+
+
+def _divide_and_cast(graph: Graph, node: onnx.NodeProto) -> list[onnx.NodeProto]:
+    ratio = graph.fresh(f"{node.output[0]}_ratio")
+    return [
+        helper.make_node("Div", node.input[:2], [ratio], ratio),
+        helper.make_node("Cast", [ratio], node.output, node.name, to=TensorProto.FLOAT8E4M3FN),
+    ]
+
+
+def _cast_and_multiply(graph: Graph, node: onnx.NodeProto) -> list[onnx.NodeProto]:
+    number, scale = node.input[:2]
+    ratio = graph.fresh(f"{node.output[0]}_ratio")
+    return [
+        helper.make_node("Cast", [number], [ratio], ratio, to=TensorProto.FLOAT),
+        helper.make_node("Mul", [ratio, scale], node.output, node.name),
+    ]
 
 
 def _weight(graph: Graph, node: onnx.NodeProto) -> np.ndarray:

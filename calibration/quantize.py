@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -12,9 +12,11 @@ import numpy as np
 import onnx
 
 from ..runtime.errors import UnknownNameError
+from .attention import attention_tensors
 from .fp8 import FP8_KEEP
+from .fusion import fold_norms, fold_scales, turn_keys
 from .histogram import Histogram
-from .lowering import Lower, lower_cpu
+from .lowering import Lower, joined_tensors, lower_cpu, lower_openvino
 from .migration import migrate, migrated_tensors
 from .observers import Observer
 from .passes import replace_resizes, split_gemms
@@ -22,6 +24,7 @@ from .plan import NodePlan, name_int8, only, plan_nodes
 from .ranges import MEMORY_MIB, Range, observe
 from .smoothing import smooth, smoothed_tensors
 from .static import quantized_tensors
+from .storage import spill
 from .symmetric import lower_symmetric, symmetric_tensors
 from .weight_only import weight_only
 
@@ -32,6 +35,7 @@ OBSERVER = Observer(method="mse")
 _EXTREMES = Observer(method="minmax")
 """What FP8 takes: its steps grow with the numbers, so outliers cost little."""
 _DYNAMIC_KEEP = MappingProxyType({"Conv": "dynamic scales are for products"})
+_WEIGHTS_KEEP = MappingProxyType({"Conv": "its weights would be made real before every run"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +66,8 @@ class Calibration:
     """What inner tensors may take."""
     work: Path | None = None
     """Folder to keep this graph's ranges in, or None."""
+    folder: Path | None = None
+    """Takes the weights of rewritten graphs, which must outlive them; None holds them in memory."""
     say: Callable[[str], None] = lambda line: None
     """Is told how far the ranges are."""
 
@@ -133,19 +139,37 @@ class _Stage:
         axes = smoothed_tensors(self.plain) | migrated_tensors(self.plain)
         found = self._histograms(self.plain, "channels", tuple(axes), axes)
         absmax = {name: histogram.absmax for name, histogram in found.items()}
-        return migrate(smooth(self.plain, absmax), absmax)
+        return self._spilled("smooth", migrate(smooth(self.plain, absmax), absmax))
+
+    def candidate(self, precision: str, plan: Mapping[str, NodePlan], lower: Lower) -> Candidate:
+        """Return the candidate that `lower` makes of a plan."""
+        model = self._spilled(precision, lower(plan))
+        return Candidate(precision=precision, model=model, plan=plan, lower=lower)
+
+    @cached_property
+    def fused(self) -> onnx.ModelProto:
+        """The same graph with less between the products, as OpenVINO wants it."""
+        return self._spilled("fused", turn_keys(fold_scales(fold_norms(self.model))))
 
     def ranges(
-        self, tensors: Sequence[str], *, is_symmetric: bool, observer: Observer | None = None
+        self,
+        kept: str,
+        model: onnx.ModelProto,
+        tensors: Sequence[str],
+        *,
+        symmetric: Collection[str] = (),
+        observer: Observer | None = None,
     ) -> dict[str, Range]:
-        """Take the ranges of tensors."""
+        """Take the ranges of tensors of a graph, some symmetric; kept in a folder of that name."""
         observer = observer or self._calibration.observer
-        kept = "symmetric" if is_symmetric else "ranges"
-        histograms = self._histograms(self.model, kept, tensors, {})
         return {
-            name: observer.range(histogram, is_symmetric=is_symmetric)
-            for name, histogram in histograms.items()
+            name: observer.range(histogram, is_symmetric=name in symmetric)
+            for name, histogram in self._histograms(model, kept, tensors, {}).items()
         }
+
+    def _spilled(self, name: str, model: onnx.ModelProto) -> onnx.ModelProto:
+        folder = self._calibration.folder
+        return spill(model, folder / f"{name}.onnx") if folder else model
 
     def _histograms(
         self,
@@ -171,34 +195,45 @@ class _Stage:
 
 def _static(stage: _Stage, plan: Mapping[str, NodePlan], precision: str) -> Candidate:
     tensors = quantized_tensors(stage.model, only(plan, precision))
-    ranges = stage.ranges(tensors, is_symmetric=False)
-    return _candidate(precision, plan, partial(_lower_cpu, stage.model, ranges))
+    ranges = stage.ranges("ranges", stage.model, tensors)
+    return stage.candidate(precision, plan, partial(_lower_cpu, stage.model, ranges))
 
 
 def _dynamic(stage: _Stage, plan: Mapping[str, NodePlan], precision: str) -> Candidate:
-    return _candidate(precision, plan, partial(_lower_cpu, stage.model, {}))
+    return stage.candidate(precision, plan, partial(_lower_cpu, stage.model, {}))
+
+
+def _fused(stage: _Stage, plan: Mapping[str, NodePlan], precision: str) -> Candidate:
+    wanted = only(plan, precision)
+    rounded = attention_tensors(stage.fused, wanted)
+    tensors = dict.fromkeys((*quantized_tensors(stage.fused, wanted), *rounded))
+    symmetric = joined_tensors(stage.fused).union(rounded)
+    ranges = stage.ranges("fused", stage.fused, tuple(tensors), symmetric=symmetric)
+    return stage.candidate(precision, plan, partial(_lower_openvino, stage.fused, ranges))
 
 
 def _symmetric(stage: _Stage, plan: Mapping[str, NodePlan], precision: str) -> Candidate:
     tensors = symmetric_tensors(stage.model, only(plan, precision), element=precision)
     observer = _EXTREMES if precision == "fp8" else None
-    ranges = stage.ranges(tensors, is_symmetric=True, observer=observer)
+    ranges = stage.ranges("symmetric", stage.model, tensors, symmetric=tensors, observer=observer)
     lower = partial(_lower_symmetric, stage.model, ranges, precision)
-    return _candidate(precision, plan, lower)
+    return stage.candidate(precision, plan, lower)
 
 
 def _weights(stage: _Stage, plan: Mapping[str, NodePlan], precision: str) -> Candidate:
-    return _candidate(precision, plan, partial(_lower_weights, stage.model, precision))
-
-
-def _candidate(precision: str, plan: Mapping[str, NodePlan], lower: Lower) -> Candidate:
-    return Candidate(precision=precision, model=lower(plan), plan=plan, lower=lower)
+    return stage.candidate(precision, plan, partial(_lower_weights, stage.model, precision))
 
 
 def _lower_cpu(
     model: onnx.ModelProto, ranges: Mapping[str, Range], plan: Mapping[str, NodePlan]
 ) -> onnx.ModelProto:
     return lower_cpu(model, plan, ranges)
+
+
+def _lower_openvino(
+    model: onnx.ModelProto, ranges: Mapping[str, Range], plan: Mapping[str, NodePlan]
+) -> onnx.ModelProto:
+    return lower_openvino(model, plan, ranges)
 
 
 def _lower_symmetric(
@@ -232,14 +267,15 @@ _WEIGHT_BITS = {"int8-weights": 8, "int4-weights": 4}
 _FOR_TENSORRT = {
     "int8": (_Form("int8", _symmetric, {}),),
     "fp8": (_Form("fp8", _symmetric, FP8_KEEP),),
-    "int8-weights": (_Form("int8-weights", _weights, {}),),
-    "int4-weights": (_Form("int4-weights", _weights, {}),),
+    "int8-weights": (_Form("int8-weights", _weights, _WEIGHTS_KEEP),),
+    "int4-weights": (_Form("int4-weights", _weights, _WEIGHTS_KEEP),),
 }
 FORMS = {
     ("cpu", "int8"): (
         _Form("int8-static", _static, {}),
         _Form("int8-dynamic", _dynamic, _DYNAMIC_KEEP),
     ),
+    ("openvino", "int8"): (_Form("int8-static", _fused, {}),),
     **{
         (target, precision): forms
         for target in ("rtx", "tensorrt")

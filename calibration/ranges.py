@@ -18,10 +18,11 @@ import onnx
 from ..runtime.backends.onnxruntime import OnnxEngine
 from ..runtime.errors import EngineError, OutputError, SaymaskError, UsageError
 from .arrays import StoredArrays
-from .cache import KeptHistograms, claim, data_sha256, graph_sha256
+from .cache import KeptHistograms, claim, data_sha256
 from .faults import first_fault
 from .histogram import Histogram, Range
 from .memory import give_back
+from .plan_file import model_sha256
 from .segments import Line, Part, feed_bytes, run
 
 __all__ = ["MEMORY_MIB", "Histogram", "Range", "observe"]
@@ -116,7 +117,7 @@ def _key(
 ) -> dict[str, str]:
     asked = repr([(name, each.channel_axis) for name, each in histograms.items()])
     return {
-        "graph": graph_sha256(model),
+        "graph": model_sha256(model),
         "data": data_sha256(feeds),
         "set of tensors": hashlib.sha256(asked.encode()).hexdigest(),
     }

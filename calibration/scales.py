@@ -6,7 +6,7 @@ import numpy as np
 
 from .ranges import Range
 
-__all__ = ["affine_uint8", "least_scale", "symmetric_int8"]
+__all__ = ["affine_uint8", "least_scale", "plain_int8", "symmetric_int8"]
 
 
 def affine_uint8(values: Range) -> tuple[np.ndarray, np.ndarray]:
@@ -17,6 +17,12 @@ def affine_uint8(values: Range) -> tuple[np.ndarray, np.ndarray]:
     low, high = min(values.low, 0.0), max(values.high, 0.0)
     scale = np.float32((high - low) / 255) or np.float32(1)
     return np.array(scale), np.array(np.rint(-low / scale), np.uint8)
+
+
+def plain_int8(values: Range) -> tuple[np.ndarray, np.ndarray]:
+    """Return the scale (float32 scalar) of a range without a zero point, and 0 (int8 scalar)."""
+    scale = np.float32(max(-values.low, values.high) / 127) or np.float32(1)
+    return np.array(scale), np.zeros((), np.int8)
 
 
 def symmetric_int8(

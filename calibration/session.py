@@ -1,4 +1,4 @@
-"""A model in memory as ONNX Runtime runs it: the runtime's own engine, and the kernels it takes."""
+"""A model in memory as the runtime runs it: its own engine, and ONNX Runtime's kernels."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import onnx
 from onnx import TensorProto, helper
 
-from ..runtime.backends.onnxruntime import OnnxEngine, open_graph
+from ..runtime.engine import Engine, open_graph
 from ..runtime.errors import require
 from ..runtime.spec import StageSpec, TensorSpec
 from .storage import save
@@ -18,17 +18,25 @@ from .storage import save
 __all__ = ["executed_ops", "open_model", "tensors_from_values"]
 
 
-def open_model(model: onnx.ModelProto, *, threads: int, expose: Sequence[str] = ()) -> OnnxEngine:
+def open_model(
+    model: onnx.ModelProto,
+    *,
+    threads: int,
+    expose: Sequence[str] = (),
+    backend: str = "onnxruntime",
+) -> Engine:
     """Open a model on the CPU as the runtime opens it from a bundle.
 
     Args:
         model: Of any size.
         threads: Threads of one operator.
         expose: Float tensors of the graph to return instead of its outputs.
+        backend: Key of `engine.BACKENDS`.
 
     Raises:
-        EngineError: ONNX Runtime refuses the graph.
-        MissingExtraError: onnxruntime is not installed.
+        EngineError: The backend refuses the graph.
+        MissingExtraError: Its library is not installed.
+        UnknownNameError: There is no such backend.
     """
     exposed = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in expose]
     stage = StageSpec(
@@ -41,7 +49,7 @@ def open_model(model: onnx.ModelProto, *, threads: int, expose: Sequence[str] = 
     )
     with tempfile.TemporaryDirectory() as folder:
         graph, *_ = save(model, Path(folder, stage.file), outputs=exposed)
-        return open_graph(graph, stage, device="cpu", threads=threads)
+        return open_graph(graph, stage, backend=backend, device="cpu", threads=threads)
 
 
 def executed_ops(model: onnx.ModelProto) -> Counter[str]:

@@ -41,7 +41,7 @@ def smooth(
     channels = Channels(model)
     for region in _normalized(channels):
         channels.rescale(region, channels.factors(region, absmax, strength))
-    return channels.graph.model()
+    return channels.model()
 
 
 def _normalized(channels: Channels) -> Iterator[Region]:

@@ -8,7 +8,7 @@ without VNNI add pairs of products in 16 bits, which may saturate.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import onnx
@@ -17,7 +17,7 @@ from onnx import helper
 from .graph import Graph
 from .plan import NodePlan
 from .ranges import Range
-from .scales import affine_uint8, least_scale, symmetric_int8
+from .scales import affine_uint8, least_scale, plain_int8, symmetric_int8
 
 __all__ = ["quantize_static", "quantized_tensors"]
 
@@ -43,7 +43,11 @@ def quantized_tensors(model: onnx.ModelProto, plan: Mapping[str, NodePlan]) -> t
 
 
 def quantize_static(
-    model: onnx.ModelProto, plan: Mapping[str, NodePlan], ranges: Mapping[str, Range]
+    model: onnx.ModelProto,
+    plan: Mapping[str, NodePlan],
+    ranges: Mapping[str, Range],
+    *,
+    symmetric: Collection[str] = (),
 ) -> onnx.ModelProto:
     """Write Q/DQ around the nodes that a plan makes INT8.
 
@@ -51,12 +55,16 @@ def quantize_static(
         model: FP32 graph after `passes.split_gemms`, opset 13 or later.
         plan: Node name -> precision, from `plan.plan_nodes`.
         ranges: Range of each of `quantized_tensors(model, plan)`.
+        symmetric: Those that become int8 without a zero point.
 
     Returns:
         A graph with the same float inputs and outputs; weights of INT8 nodes are int8.
     """
     graph = Graph(model)
-    scales = {name: affine_uint8(ranges[name]) for name in quantized_tensors(model, plan)}
+    scales = {
+        name: (plain_int8 if name in symmetric else affine_uint8)(ranges[name])
+        for name in quantized_tensors(model, plan)
+    }
     readers = graph.readers()
     matrices: dict[str, str] = {}
     nodes: list[onnx.NodeProto] = []
@@ -137,7 +145,7 @@ def _pair(
         graph.add(f"{rounded}_{part}", array)
         for part, array in zip(("scale", "zero"), scale, strict=True)
     ]
-    integers = graph.fresh(f"{rounded}_uint8")
+    integers = graph.fresh(f"{rounded}_{scale[1].dtype}")
     return [
         helper.make_node("QuantizeLinear", [real, *constants], [integers], f"{rounded}_quantize"),
         helper.make_node(

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
-from ..runtime.backends.onnxruntime import OnnxEngine
+from ..runtime.engine import Engine
 from ..runtime.errors import UsageError
+from .hosts import ONNXRUNTIME, Host
+from .plan import FLOATS
 from .quantize import Candidate
-from .session import executed_ops, open_model
+from .turns import Turns
 
-__all__ = ["INTEGER_KERNELS", "Difference", "Trial", "measure"]
+__all__ = ["Difference", "Trial", "measure"]
 
-INTEGER_KERNELS = ("DynamicQuantizeMatMul", "MatMulIntegerToFloat", "QLinearConv")
-"""What ONNX Runtime must have made of the INT8 nodes of a plan."""
+_LEAST_ROUNDS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,11 +42,11 @@ class Trial:
     candidate: Candidate
     """What was measured."""
     median_ms: float
-    """Median of the interleaved runs in milliseconds; see `measure`."""
+    """Median of the interleaved runs in milliseconds; see `measure`. NaN where none was timed."""
     differences: tuple[Difference, ...]
     """Every output beside FP32's."""
     integer_kernels: int
-    """Nodes that ONNX Runtime computes in integers."""
+    """Planned nodes that the host computes in integers; 0 where none was timed."""
 
     @property
     def least_cosine(self) -> float:
@@ -56,10 +60,13 @@ def measure(
     *,
     threads: int,
     rounds: int,
+    enough_s: float = math.inf,
+    host: Host = ONNXRUNTIME,
 ) -> tuple[Trial, ...]:
     """Time candidates in one process and compare their outputs with FP32's.
 
-    All run once in every round, in an order drawn anew. One thread is timed by its own processor
+    All run once in every round, in an order drawn anew; large ones are opened for it one after the
+    other and run once untimed. One thread is timed by its own processor
     time, which other processes cannot stretch; several are timed by the clock on the wall and
     should have the machine for themselves.
 
@@ -67,59 +74,88 @@ def measure(
         candidates: From `quantize.candidates`; one of them is FP32.
         feeds: Real inputs by name.
         threads: Threads of one operator.
-        rounds: How often every candidate is timed.
+        rounds: How often every candidate is timed; 0 compares the outputs alone.
+        enough_s: After so many seconds no further round begins, but three are always run.
+        host: What runs them; see `hosts.host_of`.
 
     Raises:
-        UsageError: FP32, feeds or rounds are missing.
-        EngineError: ONNX Runtime refuses a graph or a feed.
+        UsageError: FP32 or feeds are missing, or rounds are negative.
+        EngineError: The host refuses a graph or a feed.
+        MissingExtraError: It is not installed.
     """
     names = [candidate.precision for candidate in candidates]
-    if "fp32" not in names or not feeds or rounds < 1:
+    if "fp32" not in names or not feeds or rounds < 0:
         raise UsageError(
-            f"a comparison needs the candidate fp32, a feed and a round; got {', '.join(names)}, "
-            f"{len(feeds)} feeds and {rounds} rounds"
+            "a comparison needs the candidate fp32, a feed and no negative rounds; got "
+            f"{', '.join(names)}, {len(feeds)} feeds and {rounds} rounds"
         )
-    engines = [open_model(candidate.model, threads=threads) for candidate in candidates]
-    differences = _compare(engines, engines[names.index("fp32")], feeds)
-    times_ms = np.empty((rounds, len(engines)))
-    generator = np.random.default_rng(0)
-    clock_ns = time.thread_time_ns if threads == 1 else time.perf_counter_ns
-    for number in range(rounds):
-        for which in generator.permutation(len(engines)):
-            start_ns = clock_ns()
-            engines[which].run(feeds[number % len(feeds)])
-            times_ms[number, which] = (clock_ns() - start_ns) / 1e6
+    fp32 = names.index("fp32")
+    turns = Turns()
+    with ExitStack() as stack:
+        engines = [
+            stack.enter_context(
+                closing(turns.take(each.model, partial(host.open, each.model, threads=threads)))
+            )
+            for each in candidates
+        ]
+        differences = _compare(engines, fp32, feeds)
+        times_ms = _time(engines, turns, feeds, threads, rounds, enough_s)
     return tuple(
         Trial(
             candidate=candidate,
-            median_ms=float(np.median(times_ms[:, which])),
+            median_ms=float(np.median(times_ms[:, which])) if rounds else math.nan,
             differences=differences[which],
-            integer_kernels=_integer_kernels(candidate),
+            integer_kernels=_integer_kernels(candidate, feeds[0], host) if rounds else 0,
         )
         for which, candidate in enumerate(candidates)
     )
 
 
-def _integer_kernels(candidate: Candidate) -> int:
-    if not candidate.plan:
-        return 0
-    executed = executed_ops(candidate.model)
-    return sum(executed[name] for name in INTEGER_KERNELS)
+def _time(
+    engines: Sequence[Engine],
+    turns: Turns,
+    feeds: Sequence[Mapping[str, np.ndarray]],
+    threads: int,
+    rounds: int,
+    enough_s: float,
+) -> np.ndarray:
+    """Return the milliseconds of each run, (rounds, engines)."""
+    times_ms: list[np.ndarray] = []
+    generator = np.random.default_rng(0)
+    clock_ns = time.thread_time_ns if threads == 1 else time.perf_counter_ns
+    began_s = time.monotonic()
+    while len(times_ms) < rounds:
+        if len(times_ms) >= _LEAST_ROUNDS and time.monotonic() - began_s > enough_s:
+            break
+        feed, took_ms = feeds[len(times_ms) % len(feeds)], np.empty(len(engines))
+        for which in generator.permutation(len(engines)):
+            if not turns.is_ready(engines[which]):
+                engines[which].run(feed)
+            start_ns = clock_ns()
+            engines[which].run(feed)
+            took_ms[which] = (clock_ns() - start_ns) / 1e6
+        times_ms.append(took_ms)
+    return np.array(times_ms)
+
+
+def _integer_kernels(candidate: Candidate, feed: Mapping[str, np.ndarray], host: Host) -> int:
+    planned = [name for name, each in candidate.plan.items() if each.precision not in FLOATS]
+    return len(host.integer_nodes(candidate.model, feed, planned)) if planned else 0
 
 
 def _compare(
-    engines: Sequence[OnnxEngine], fp32: OnnxEngine, feeds: Sequence[Mapping[str, np.ndarray]]
+    engines: Sequence[Engine], fp32: int, feeds: Sequence[Mapping[str, np.ndarray]]
 ) -> list[tuple[Difference, ...]]:
-    """Run every engine over all feeds beside FP32."""
-    outputs = [tensor.name for tensor in fp32.stage.outputs]
+    """Run every engine over all feeds beside FP32, which is the one of that number."""
+    expected = [engines[fp32].run(feed) for feed in feeds]
+    outputs = list(expected[0])
     # For each engine and output: its square, FP32's square, their product, the largest difference.
     sums = np.zeros((len(engines), len(outputs), 4))
-    for feed in feeds:
-        expected = fp32.run(feed)
-        for which, engine in enumerate(engines):
-            found = engine.run(feed)
+    for which, engine in enumerate(engines):
+        for feed, wanted in zip(feeds, expected, strict=True):
+            found = wanted if which == fp32 else engine.run(feed)
             for number, name in enumerate(outputs):
-                ours, theirs = (each[name].ravel().astype(np.float64) for each in (found, expected))
+                ours, theirs = (each[name].ravel().astype(np.float64) for each in (found, wanted))
                 sums[which, number, :3] += ours @ ours, theirs @ theirs, ours @ theirs
                 largest = np.abs(ours - theirs).max(initial=0.0)
                 sums[which, number, 3] = np.maximum(sums[which, number, 3], largest)

@@ -41,9 +41,11 @@ __all__ = [
 CONFIG_FILE = "config.json"
 CARD_FILE = "README.md"
 VOCABULARY_FILE = "sentencepiece.model"
-VOCABULARY_FILES = (VOCABULARY_FILE, "sentencepiece.bpe.model", "beit3.spm")
+VOCABULARY_FILES = (
+    VOCABULARY_FILE, "sentencepiece.bpe.model", "beit3.spm", "tokenizer.model", "tokenizer.json",
+)  # fmt: skip
 """What systems call their vocabulary; the first that is there counts."""
-RELEASED = {"evf": "evf-sam"}
+RELEASED = {"evf": "evf-sam", "llava_llama": "sam4mllm"}
 """A released config's "model_type" -> the system that reads it with `config_from_released`."""
 MINIATURES = Path(__file__).parent / "miniatures"
 HUB_EXAMPLE = "YxZhang/evf-sam"
@@ -77,7 +79,7 @@ class Checkpoint:
     weight_files: tuple[Path, ...]
     """Files of the weights in the order of their names."""
     vocabulary: Path
-    """The SentencePiece model."""
+    """One of `VOCABULARY_FILES`."""
 
     def sha256(self) -> str:
         """Return the SHA-256 of the weight files, one after the other, as hexadecimal."""

@@ -42,6 +42,16 @@ _LEAST_SM = 80
 """TensorRT-RTX compiles for this and all later ones that it knows, unless one is named."""
 _TYPED = ("fp32", "int8", "fp8", "int8-weights", "int4-weights")
 """Precisions of stages whose graphs say the type of every tensor as TensorRT wants it."""
+_MOST_TILES = 5
+"""Of a frame: all of it, and a grid of 2 x 2 or 1 x 3."""
+_MASKS_A_PHRASE = 4
+"""Things that a phrase describes, or ways to point at one; more take a larger `phrases`."""
+_MOST_POINTS = 102
+"""Those of a grid of 10 x 10 in a box, and the box's corners."""
+_PAIRED = ("tokens", "points")
+"""Axes that are never shorter than 2: begin and end, or two corners."""
+_FULL = ("tiles", "memories")
+"""Axes that are mostly as long as they may be."""
 _FLOOR_BYTES = 512 << 20
 _BYTES_PER_GRAPH_BYTE = 3
 """Measured with TensorRT-RTX 1.7: 1.4 GiB at most for 384 MiB of weights in FP32."""
@@ -68,7 +78,7 @@ def compile_bundle(
     say: Callable[[str], None],
     step: Callable[[], None],
 ) -> tuple[EngineReport, ...]:
-    """Compile every stage and put the engines into the bundle in one step.
+    """Compile every graph and put the engines into the bundle in one step.
 
     Args:
         bundle: Its graphs must be FP32 or exported for TensorRT.
@@ -77,7 +87,7 @@ def compile_bundle(
         step: Called now and then while a compiler works.
 
     Returns:
-        One report a stage; engines and reports lie in `engines/<device key>/` of the bundle.
+        One report a graph; engines and reports lie in `engines/<device key>/` of the bundle.
 
     Raises:
         DeviceError: The target cannot be compiled for here, or there is too little memory.
@@ -90,14 +100,15 @@ def compile_bundle(
         raise UnknownNameError("target", recipe.target, TARGETS)
     if recipe.precision not in ("fp32", "fp16"):
         raise UnknownNameError("precision", recipe.precision, ("fp32", "fp16"))
-    for stage in bundle.manifest.stages:
+    stages = [stage for stage in bundle.manifest.stages if stage.is_graph]
+    for stage in stages:
         _check_stage(bundle, stage)
     library = require(TARGETS[recipe.target], extra=recipe.target)
     key = device_key(TARGETS[recipe.target], library.__version__, _sm(library, recipe, bundle))
     try:
         with replacing(bundle.folder / ENGINES / key.folder) as folder:
             reports = []
-            for stage in bundle.manifest.stages:
+            for stage in stages:
                 say(f"compile {stage.name} in {recipe.precision}")
                 reports.append(_compile_stage(bundle, stage, recipe, key, folder, step))
     except OSError as error:
@@ -178,10 +189,14 @@ def _compile_stage(
     folder: Path,
     step: Callable[[], None],
 ) -> EngineReport:
+    tokenizer = bundle.manifest.tokenizer
     most = {
         "phrases": recipe.phrases,
-        "tokens": bundle.manifest.tokenizer.max_tokens,
+        "tokens": tokenizer.max_tokens if tokenizer else 0,
         "memories": MOST_MEMORIES,
+        "tiles": _MOST_TILES,
+        "masks": _MASKS_A_PHRASE * recipe.phrases,
+        "points": _MOST_POINTS,
     }
     job = EngineJob(
         stage=stage.name,
@@ -205,9 +220,10 @@ def _compile_stage(
 
 
 def shape_range(tensor: TensorSpec, most: dict[str, int]) -> ShapeRange:
-    """Give each axis that varies its range, from 1 (tokens: 2) to `most`.
+    """Give each axis that varies its range, from 1 (tokens and points: 2) to `most`.
 
-    Tuned are one phrase, the middle of the tokens, and all memories, as a stream has them soon.
+    Tuned are one phrase or mask, the middle of the tokens and points, all tiles, and all memories,
+    as a stream has them soon.
     """
     unknown = {axis for axis in tensor.shape if isinstance(axis, str)} - set(most)
     if unknown:
@@ -219,16 +235,17 @@ def shape_range(tensor: TensorSpec, most: dict[str, int]) -> ShapeRange:
     def extents(limits: Callable[[str], int]) -> tuple[int, ...]:
         return tuple(limits(axis) if isinstance(axis, str) else axis for axis in tensor.shape)
 
-    least = {"phrases": 1, "tokens": 2, "memories": 1}
+    def least(axis: str) -> int:
+        return min(2 if axis in _PAIRED else 1, most[axis])
 
     def usual(axis: str) -> int:
-        if axis == "tokens":
-            return (least[axis] + most[axis]) // 2
-        return most[axis] if axis == "memories" else 1
+        if axis in _PAIRED:
+            return (least(axis) + most[axis]) // 2
+        return most[axis] if axis in _FULL else 1
 
     return ShapeRange(
         input=tensor.name,
-        least=extents(lambda axis: min(least[axis], most[axis])),
+        least=extents(least),
         usual=extents(usual),
         most=extents(lambda axis: most[axis]),
     )

@@ -27,10 +27,29 @@ def add_precision(parser: argparse.ArgumentParser) -> None:
         )
     parser.set_defaults(precision="fp32")
     parser.add_argument(
-        "--target",
-        choices=("cpu", "rtx", "tensorrt"),
-        help="what the graphs are written for (cpu; rtx for what only TensorRT has)",
+        "--llm",
+        type=str.upper,
+        metavar="FORMAT",
+        help="what a language model's matrices are held in: f32, f16, bf16, q8_0, q6_k, q5_k_m, "
+        "q4_k_m or q4_0 (f16; q8_0 with --int8, q4_k_m with --int4-weights)",
     )
+    parser.add_argument(
+        "--target",
+        choices=("cpu", "openvino", "rtx", "tensorrt"),
+        help="what the graphs are written for: cpu is ONNX Runtime's (cpu; rtx for what only "
+        "TensorRT has)",
+    )
+    _add_calibration(parser)
+    _add_quantizer(parser)
+    parser.add_argument(
+        "--plan", type=Path, metavar="FILE", help="follow this plan.json instead of choosing"
+    )
+    parser.add_argument(
+        "--work", type=Path, metavar="DIR", help="keep measurements there, to go on after a stop"
+    )
+
+
+def _add_calibration(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--calib",
         metavar="SRC",
@@ -55,9 +74,24 @@ def add_precision(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="how ranges are made: mse, minmax, entropy, percentile or percentile:P (mse)",
     )
+
+
+def _add_quantizer(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--plan", type=Path, metavar="FILE", help="follow this plan.json instead of choosing"
+        "--quantizer",
+        default="saymask",
+        metavar="NAME",
+        help="who writes graphs for TensorRT: saymask, or modelopt for NVIDIA's (saymask)",
     )
     parser.add_argument(
-        "--work", type=Path, metavar="DIR", help="keep measurements there, to go on after a stop"
+        "--modelopt-python",
+        type=Path,
+        default=Path(".venv-modelopt", "bin", "python"),
+        metavar="PYTHON",
+        help="interpreter of the environment that ModelOpt is installed in (%(default)s)",
+    )
+    parser.add_argument(
+        "--drop-slow",
+        action="store_true",
+        help="time each block on this CPU and put it back to FP32 where INT8 gains nothing",
     )

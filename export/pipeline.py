@@ -14,8 +14,10 @@ import numpy as np
 
 from ..calibration.frames import calibration_samples, read_phrases
 from ..calibration.gate import OVERALL, score_samples
+from ..calibration.gate_report import GateReport
 from ..calibration.passes import replace_resizes
 from ..calibration.plan_file import Plan, text_from_plan
+from ..calibration.precision import Choice
 from ..calibration.quantize import FORMS
 from ..calibration.recording import Recorder, Run
 from ..calibration.samples import Sample, read_samples
@@ -23,26 +25,30 @@ from ..calibration.score import Score
 from ..calibration.session import tensors_from_values
 from ..calibration.storage import save
 from ..runtime.bundle import Bundle
-from ..runtime.errors import CheckpointError, UnknownNameError
+from ..runtime.errors import CheckpointError, UnknownNameError, UsageError
 from ..runtime.live.memory_tracking import MEMORY_STAGES
 from ..runtime.machine import processor_name
 from ..runtime.masks import Masks
 from ..runtime.prompt import prompts_from
 from ..runtime.spec import (
     PLAN_FILE,
+    REPORT_FILE,
     SCHEMA_VERSION,
     LatencyRow,
     Manifest,
     QualityRow,
     SourceSpec,
     StageSpec,
-    TokenizerSpec,
 )
 from ..runtime.systems import System, open_system
-from .checkpoint import CONFIG_FILE, VOCABULARY_FILE, Checkpoint, open_checkpoint
+from .checkpoint import CONFIG_FILE, Checkpoint, open_checkpoint
 from .graph import Stage, trace
+from .language.stage import STAGE as LANGUAGE
+from .language.stage import is_whole, whole_stage
 from .quantization import Quantized, Reference, quantize_stages
-from .recipe import FORCEABLE, PRECISIONS, ExportRecipe
+from .quantizers import quantizer
+from .recipe import FORCEABLE, LANGUAGE_FORMATS, PRECISIONS, ExportRecipe
+from .rounding import golden_reading, judge_language, readings_of, round_language
 from .steps import Steps
 from .systems import system_module
 from .verify import verify
@@ -50,8 +56,6 @@ from .verify import verify
 __all__ = ["export"]
 
 SAMPLES_FOLDER = "samples"
-REPORT_FILE = "report.json"
-"""In a bundle of small numbers: the gate's `GateReport`."""
 GOLDEN_PHRASES = 2
 
 
@@ -69,6 +73,7 @@ def export(recipe: ExportRecipe, say: Callable[[str], None]) -> Bundle:
         InputError: The recipe's plan cannot be followed.
         SourceError: The samples cannot be read.
         UnknownNameError: There is no such system or precision.
+        UsageError: The system has no language model, and one of some format is asked for.
         SaymaskError: See `Bundle.write` and `engine.open_engine`.
     """
     module = system_module(recipe.system)
@@ -82,28 +87,31 @@ def export(recipe: ExportRecipe, say: Callable[[str], None]) -> Bundle:
     with tempfile.TemporaryDirectory() as scratch:
         manifest, graphs = _trace(recipe, checkpoint, module, Path(scratch), steps)
         draft = _write(Path(scratch, "fp32"), manifest, graphs, checkpoint, {})
+        is_rounded = LANGUAGE in graphs and not is_whole(recipe.language_format)
         with (
             steps.step("run", f" {len(samples)} pictures in FP32"),
             closing(open_system(draft, device="cpu", threads=recipe.threads)) as system,
         ):
             reference = _observe(system, samples)
             followed = _follow(system, samples[0])
-            golden = _golden(system, samples[0], followed)
+            golden = _golden(system, samples, followed)
+            readings = readings_of(system, samples if is_rounded else samples[:1])
+        golden |= golden_reading(draft, readings, threads=recipe.threads)
         _verify(recipe, checkpoint, module, {**reference.runs, **followed}, steps)
-        manifest = _with_quality(manifest, samples, reference.scores, reference.scores)
-        files = {PLAN_FILE: text_from_plan(_no_plan(recipe, manifest)).encode()}
+        plan, report, scores = _no_plan(recipe, manifest), None, reference.scores
+        if is_rounded:
+            manifest = round_language(recipe, manifest, graphs, readings, Path(scratch), steps)
+            draft = _write(Path(scratch, "rounded"), manifest, graphs, checkpoint, {})
+            report, scores = judge_language(recipe, draft, samples, reference, steps)
         if recipe.precision != "fp32":
-            with closing(open_system(draft, device="cpu", threads=recipe.threads)) as system:
-                data = _calibration_runs(recipe, system, reference, Path(scratch), steps)
-                wanted = {name: graphs[name][0] for name in reference.runs}
-                found = quantize_stages(
-                    recipe, manifest.variant, wanted, system, samples, reference, data, steps
-                )
-            manifest = _with_quality(manifest, samples, reference.scores, found.scores)
-            manifest, files = _with_choices(manifest, found), _said(found)
+            found = _quantized(recipe, draft, graphs, samples, reference, Path(scratch), steps)
+            manifest = _with_choices(manifest, found)
+            plan, report, scores = found.plan, found.report, found.scores
             for name, choice in found.choices.items():
                 graphs[name] = save(choice.candidate.model, Path(scratch, f"{name}.small.onnx"))
         with steps.step("write"):
+            manifest = _with_quality(manifest, samples, reference.scores, scores)
+            files = _said(plan, report)
             bundle = _write(recipe.out, manifest, graphs, checkpoint, golden, files)
     for line in steps.lines():
         say(line)
@@ -113,9 +121,14 @@ def export(recipe: ExportRecipe, say: Callable[[str], None]) -> Bundle:
 def _check_names(recipe: ExportRecipe) -> None:
     if recipe.precision not in PRECISIONS:
         raise UnknownNameError("precision", recipe.precision, PRECISIONS)
+    if recipe.language_format not in LANGUAGE_FORMATS:
+        raise UnknownNameError(
+            "a language model's format", recipe.language_format, LANGUAGE_FORMATS
+        )
     if recipe.precision != "fp32" and (recipe.target, recipe.precision) not in FORMS:
         known = [target for target, precision in FORMS if precision == recipe.precision]
         raise UnknownNameError(f"the target of {recipe.precision}", recipe.target, known)
+    quantizer(recipe)
     if recipe.forced is not None and recipe.forced not in FORCEABLE:
         raise UnknownNameError("a forced precision", recipe.forced, FORCEABLE)
 
@@ -126,6 +139,11 @@ def _checkpoint(recipe: ExportRecipe, module: ModuleType) -> Checkpoint:
         raise CheckpointError(
             f"the checkpoint must be of {recipe.system}; {checkpoint.folder / CONFIG_FILE} says "
             f"{checkpoint.config.system!r}; name that system or another checkpoint"
+        )
+    if recipe.language and module.language_of(checkpoint) is None:
+        raise UsageError(
+            f"--llm must go with a system that has a language model; {recipe.system} has none; "
+            f"got {recipe.language}; leave it out"
         )
     return checkpoint
 
@@ -146,6 +164,12 @@ def _trace(
         with steps.step(f"trace {stage.name}"):
             spec, graphs[stage.name] = _trace_stage(stage, folder)
         stages.append(spec)
+    language = module.language_of(checkpoint)
+    if language is not None:
+        whole = recipe.language_format if is_whole(recipe.language_format) else "F16"
+        with steps.step(f"convert {LANGUAGE}"):
+            spec, graphs[LANGUAGE] = whole_stage(language, whole, folder)
+        stages.insert(-1, spec)  # What it says prompts the last stage.
     manifest = Manifest(
         schema_version=SCHEMA_VERSION,
         system=config.system,
@@ -154,12 +178,8 @@ def _trace(
         target=recipe.target,
         stages=tuple(stages),
         views=module.views_of(checkpoint, dict(recipe.switches)),
-        tokenizer=TokenizerSpec(
-            kind=module.TOKENIZER,
-            file=VOCABULARY_FILE,
-            max_tokens=config.max_tokens,
-            rows=module.token_rows(checkpoint),
-        ),
+        tokenizer=module.tokenizer_of(checkpoint),
+        settings=module.settings_of(checkpoint, dict(recipe.switches)),
         templates=module.TEMPLATES,
         mask_threshold=module.MASK_THRESHOLD,
         source=SourceSpec(name=checkpoint.name, sha256=checkpoint.sha256(), license=config.license),
@@ -207,12 +227,34 @@ def _write(
     golden: Mapping[str, np.ndarray],
     more: Mapping[str, bytes] = MappingProxyType({}),
 ) -> Bundle:
-    files: dict[str, bytes | Path] = {manifest.tokenizer.file: checkpoint.vocabulary, **more}
+    files: dict[str, bytes | Path] = {**more}
+    if manifest.tokenizer:
+        files[manifest.tokenizer.file] = checkpoint.vocabulary
     for stage in manifest.stages:
         graph, *beside = graphs[stage.name]
         # A graph names the files beside it, so only its own name is free.
         files |= {stage.file: graph} | {f"stages/{path.name}": path for path in beside}
     return Bundle.write(folder, manifest, files, golden)
+
+
+def _quantized(
+    recipe: ExportRecipe,
+    draft: Bundle,
+    graphs: Mapping[str, list[Path]],
+    samples: Sequence[Sample],
+    reference: Reference,
+    scratch: Path,
+    steps: Steps,
+) -> Quantized:
+    """Put the graphs that segment pictures into small numbers; their bundle is opened again."""
+    variant, small = draft.manifest.variant, scratch / "small"
+    small.mkdir()
+    with closing(open_system(draft, device="cpu", threads=recipe.threads)) as system:
+        data = _calibration_runs(recipe, system, reference, scratch, steps)
+        wanted = {name: graphs[name][0] for name in reference.runs}
+        return quantize_stages(
+            recipe, variant, wanted, system, samples, reference, data, small, steps
+        )
 
 
 def _no_plan(recipe: ExportRecipe, manifest: Manifest) -> Plan:
@@ -224,6 +266,12 @@ def _observe(system: System, samples: Sequence[Sample]) -> Reference:
     recorder = Recorder()
     scores, masks = score_samples(system.with_engines(recorder.watch), samples)
     runs = {name: runs for name, runs in recorder.runs.items() if name not in MEMORY_STAGES}
+    idle = [name for name, found in runs.items() if not found]
+    if idle:
+        raise CheckpointError(
+            f"every stage must run on the samples; {', '.join(idle)} did not, as the model found "
+            f"nothing in {len(samples)} pictures; give --samples that it can answer"
+        )
     return Reference(runs, scores, masks)
 
 
@@ -244,12 +292,12 @@ def _follow(system: System, sample: Sample) -> dict[str, list[Run]]:
     return {name: recorder.runs[name] for name in MEMORY_STAGES}
 
 
-def _said(found: Quantized) -> dict[str, bytes]:
-    """Return the files that say what was planned and what it cost."""
-    return {
-        PLAN_FILE: text_from_plan(found.plan).encode(),
-        REPORT_FILE: json.dumps(asdict(found.report), indent=1).encode(),
-    }
+def _said(plan: Plan, report: GateReport | None) -> dict[str, bytes]:
+    """Return the files that say what was planned and, if anything was rounded, what it cost."""
+    files = {PLAN_FILE: text_from_plan(plan).encode()}
+    if report is not None:
+        files[REPORT_FILE] = json.dumps(asdict(report), indent=1).encode()
+    return files
 
 
 def _calibration_runs(
@@ -267,14 +315,23 @@ def _calibration_runs(
 
 
 def _golden(
-    system: System, sample: Sample, followed: Mapping[str, list[Run]]
+    system: System, samples: Sequence[Sample], followed: Mapping[str, list[Run]]
 ) -> dict[str, np.ndarray]:
-    """Return a frame, its phrases and what FP32 makes of them, stage by stage."""
-    recorder = Recorder()
-    texts = sample.texts[:GOLDEN_PHRASES]
-    system.with_engines(recorder.watch).segment(sample.frame, prompts_from(texts))
+    """Return the first frame that all stages run on, its phrases and what FP32 makes of them."""
+    for sample in samples:
+        recorder = Recorder()
+        texts = sample.texts[:GOLDEN_PHRASES]
+        system.with_engines(recorder.watch).segment(sample.frame, prompts_from(texts))
+        runs = {**recorder.runs, **followed}
+        if all(runs.values()):
+            break
+    else:
+        raise CheckpointError(
+            f"the first {GOLDEN_PHRASES} phrases of some picture must run every stage; the model "
+            f"found nothing in {len(samples)}; give --samples that it can answer"
+        )
     golden = {"frame": sample.frame, "phrases": np.array(texts)}
-    for name, (run,) in {**recorder.runs, **followed}.items():
+    for name, (run, *_) in runs.items():
         for arrays in (run.inputs, run.outputs):
             golden |= {f"{name}/{tensor}": array for tensor, array in arrays.items()}
     return golden
@@ -307,14 +364,13 @@ def _with_choices(manifest: Manifest, found: Quantized) -> Manifest:
     latency: tuple[LatencyRow, ...] = tuple(
         row for name, choice in found.choices.items() for row in choice.latency(name)
     )
-    stages = tuple(
-        replace(
-            stage,
-            precision=found.choices[stage.name].candidate.precision,
-            reason=found.choices[stage.name].reason,
-        )
-        if stage.name in found.choices
-        else replace(stage, reason="no picture can judge what follows masks")
-        for stage in manifest.stages
-    )
+    stages = tuple(_as_chosen(stage, found.choices.get(stage.name)) for stage in manifest.stages)
     return replace(manifest, stages=stages, latency=latency)
+
+
+def _as_chosen(stage: StageSpec, choice: Choice | None) -> StageSpec:
+    if choice is not None:
+        return replace(stage, precision=choice.candidate.precision, reason=choice.reason)
+    if stage.name in MEMORY_STAGES:
+        return replace(stage, reason="no picture can judge what follows masks")
+    return stage

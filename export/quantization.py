@@ -12,6 +12,7 @@ import onnx
 from ..calibration import precision, quantize
 from ..calibration.gate import Judge, samples_sha256, with_runs
 from ..calibration.gate_report import GateReport, StageRow, gate_report, stage_row
+from ..calibration.hosts import host_of
 from ..calibration.journal import Journal
 from ..calibration.lifting import lift
 from ..calibration.lowering import Lower
@@ -24,8 +25,13 @@ from ..calibration.recording import Run
 from ..calibration.samples import Sample
 from ..calibration.score import Score
 from ..calibration.sensitivity import Subject, rank
+from ..calibration.storage import read, spill
 from ..calibration.trial import measure
+from ..runtime.engine import Engine, open_graph
+from ..runtime.engine_cache import TARGETS
+from ..runtime.spec import StageSpec
 from ..runtime.systems import System
+from .quantizers import quantizer
 from .recipe import ExportRecipe
 from .steps import Steps
 
@@ -36,6 +42,7 @@ JOURNAL_FILE = "search.jsonl"
 _FEW = 3
 """Inputs of a stage that cosines are taken over."""
 _ROUNDS = 5
+_ENOUGH_S = 30
 LEAST_COSINE = 0.98
 """A stage whose outputs are further from FP32's is not worth asking the masks."""
 
@@ -74,6 +81,7 @@ def quantize_stages(
     samples: Sequence[Sample],
     reference: Reference,
     data: Mapping[str, Sequence[Run]],
+    folder: Path,
     steps: Steps,
 ) -> Quantized:
     """Choose a form for each stage, and lift what costs the masks more than may be lost.
@@ -82,10 +90,11 @@ def quantize_stages(
         recipe: Its precision is not "fp32".
         variant: Size of the networks.
         graphs: Stage name -> FP32 graph.
-        system: In FP32.
+        system: In FP32; its engines are closed, as graphs and engines are opened one by one.
         samples: What the masks are judged on.
         reference: What `system` made of them.
         data: Stage name -> runs that ranges are taken from.
+        folder: Takes weights, so that few are in memory; what is returned lives on it.
         steps: Are told what happens.
 
     Raises:
@@ -93,27 +102,27 @@ def quantize_stages(
         InputError: The recipe's plan is not one for these graphs.
         SaymaskError: See `calibration.quantize.candidates`.
     """
-    judge = Judge(
-        system=with_runs(system, reference.runs),
-        samples=samples,
-        scores=reference.scores,
-        masks=reference.masks,
-        threads=recipe.threads,
-    )
-    plain = {name: quantize.plannable(onnx.load(graph)) for name, graph in graphs.items()}
+    judge = _judge(recipe, graphs, system, samples, reference)
+    plain = {
+        name: spill(quantize.plannable(read(graph)), folder / f"{name}.plain.onnx")
+        for name, graph in graphs.items()
+    }
     given = _given(recipe, variant, plain)
     choices = {}
     for name, graph in graphs.items():
         with steps.step(f"quantize {name}"):
-            choices[name] = _choose(recipe, name, graph, reference, data[name], judge, given, steps)
+            choices[name] = _choose(
+                recipe, name, graph, reference, data[name], judge, given, folder / name, steps
+            )
         steps.say(f"chose {name}: {choices[name].reason}")
     with steps.step("judge"):
-        choices = _lifted(recipe, plain, choices, samples, reference, judge, steps)
-        found = judge.scored(_runnable(choices))
-    rows = {
-        name: _row(recipe, name, plain[name], choice, reference.runs[name])
-        for name, choice in choices.items()
-    }
+        choices = _lifted(recipe, plain, choices, samples, reference, judge, folder, steps)
+        found = judge.scored(_runnable(choices, folder))
+    with steps.step("report"):
+        rows = {
+            name: _row(recipe, name, plain[name], choice, reference.runs[name], folder)
+            for name, choice in choices.items()
+        }
     return Quantized(
         choices=choices,
         plan=_plan(recipe, variant, plain, choices),
@@ -121,6 +130,30 @@ def quantize_stages(
             rows, reference.scores, found.scores, found.loss, budget=recipe.max_iou_drop
         ),
         scores=found.scores,
+    )
+
+
+def _judge(
+    recipe: ExportRecipe,
+    graphs: Mapping[str, Path],
+    system: System,
+    samples: Sequence[Sample],
+    reference: Reference,
+) -> Judge:
+    """Return what looks at the masks; FP32 engines are closed until they are needed."""
+    host = host_of(recipe.target)
+
+    def reopen(stage: StageSpec) -> Engine:
+        graph = graphs[stage.name]
+        return open_graph(graph, stage, backend=host.backend, device="cpu", threads=recipe.threads)
+
+    return Judge(
+        system=with_runs(system, reference.runs, reopen),
+        samples=samples,
+        scores=reference.scores,
+        masks=reference.masks,
+        threads=recipe.threads,
+        host=host,
     )
 
 
@@ -155,27 +188,28 @@ def _choose(
     data: Sequence[Run],
     judge: Judge,
     given: Plan | None,
+    folder: Path,
     steps: Steps,
 ) -> Choice:
     """Decide what a stage runs as, among FP32 ones, or take what a given plan says."""
-    found = quantize.candidates(
-        onnx.load(graph),
+    folder.mkdir()
+    found = quantizer(recipe)(
+        read(graph),
         [run.inputs for run in data],
-        target=recipe.target,
-        precision=recipe.precision,
         calibration=Calibration(
             observer=recipe.observer,
             threads=recipe.threads,
             memory_mib=recipe.calib_mem_mib,
             work=recipe.work and recipe.work / name,
+            folder=folder,
             say=steps.say,
         ),
     )
     feeds = [run.inputs for run in reference.runs[name]]
     if given is not None:
         return _as_given(found, feeds, given.stages.get(name))
-    if recipe.target != "cpu":
-        return _untimed(found, feeds)
+    if recipe.target in TARGETS:
+        return _untimed(recipe, found, feeds, folder)
 
     def objection(candidate: Candidate) -> str:
         lost = judge({name: candidate.model}).lost
@@ -187,22 +221,30 @@ def _choose(
         feeds,
         floor=LEAST_COSINE,
         threads=1,  # Timed by the thread's own processor time: steady on a busy machine.
+        host=host_of(recipe.target),
         judge=objection,
         forced=recipe.forced if recipe.forced in precisions else None,
     )
 
 
-def _untimed(found: Sequence[Candidate], feeds: Sequence[Mapping[str, np.ndarray]]) -> Choice:
+def _untimed(
+    recipe: ExportRecipe,
+    found: Sequence[Candidate],
+    feeds: Sequence[Mapping[str, np.ndarray]],
+    folder: Path,
+) -> Choice:
     """Take the one form for a device that is not here; the masks judge it with all others."""
-    trials = measure([_simulated(each) for each in found], feeds[:_FEW], threads=1, rounds=1)
-    if len(trials) == 1:
+    if len(found) == 1:
         return Choice(candidate=found[0], reason="no node of it may be quantized", trials=())
+    both = [found[0], _simulated(found[1], folder)]
+    trials = measure(both, feeds[:_FEW], threads=1, rounds=0)
     planned = sum(each.precision not in FLOATS for each in found[1].plan.values())
     reason = (
-        f"{found[1].precision} was asked for; {planned} of {len(found[1].plan)} nodes at cosine "
-        f"{trials[1].least_cosine:.5f}, simulated and not timed here"
+        f"{found[1].precision} was asked for; {recipe.quantizer} rounds {planned} of "
+        f"{len(found[1].plan)} nodes at cosine {trials[1].least_cosine:.5f}, simulated and not "
+        "timed here"
     )
-    return Choice(candidate=found[1], reason=reason, trials=())
+    return Choice(candidate=found[1], reason=reason, trials=trials)
 
 
 def _as_given(
@@ -226,6 +268,7 @@ def _lifted(
     samples: Sequence[Sample],
     reference: Reference,
     judge: Judge,
+    folder: Path,
     steps: Steps,
 ) -> dict[str, Choice]:
     """Lift blocks until the masks keep within the budget, all stages together."""
@@ -235,9 +278,9 @@ def _lifted(
             name,
             plain[name],
             choice.candidate.plan,
-            _lower_to_run(choice.candidate),
+            _lower_to_run(choice.candidate, folder / f"{name}.judged.onnx"),
             reference.runs[name],
-            settings=f"{recipe.observer} {choice.candidate.precision}",
+            settings=f"{recipe.quantizer} {recipe.observer} {choice.candidate.precision}",
         )
         for name, choice in choices.items()
         if choice.candidate.plan
@@ -269,32 +312,44 @@ def _replanned(choice: Choice, plan: Mapping[str, NodePlan]) -> Choice:
     )
 
 
-def _lower_to_run(candidate: Candidate) -> Lower:
-    """Write plans as graphs that ONNX Runtime runs."""
+def _lower_to_run(candidate: Candidate, path: Path) -> Lower:
+    """Write plans as graphs that ONNX Runtime runs, the latest at `path`."""
     lower = candidate.lower
     assert lower is not None  # It has a plan.
-    return lambda plan: runnable(lower(plan))
+    return lambda plan: spill(runnable(lower(plan)), path)
 
 
-def _simulated(candidate: Candidate) -> Candidate:
-    return replace(candidate, model=runnable(candidate.model))
+def _simulated(candidate: Candidate, folder: Path) -> Candidate:
+    model = spill(runnable(candidate.model), folder / "simulated.onnx")
+    return replace(candidate, model=model)
 
 
-def _runnable(choices: Mapping[str, Choice]) -> dict[str, onnx.ModelProto]:
+def _runnable(choices: Mapping[str, Choice], folder: Path) -> dict[str, onnx.ModelProto]:
     return {
-        name: runnable(choice.candidate.model)
+        name: spill(runnable(choice.candidate.model), folder / f"{name}.judged.onnx")
         for name, choice in choices.items()
         if choice.candidate.plan
     }
 
 
 def _row(
-    recipe: ExportRecipe, stage: str, plain: onnx.ModelProto, choice: Choice, runs: Sequence[Run]
+    recipe: ExportRecipe,
+    stage: str,
+    plain: onnx.ModelProto,
+    choice: Choice,
+    runs: Sequence[Run],
+    folder: Path,
 ) -> StageRow:
-    """Measure what a stage came to beside FP32; a device that is not here is not timed."""
-    fp32 = Candidate(precision="fp32", model=plain, plan={})
+    """Say what a stage came to beside FP32; a device that is not here is not timed."""
     feeds = [run.inputs for run in runs[:_FEW]]
-    both = [fp32, _simulated(choice.candidate)] if choice.candidate.plan else [fp32]
-    trials = measure(both, feeds, threads=1, rounds=_ROUNDS)
-    row = stage_row(stage, trials[0], trials[-1], feeds[0])
-    return row if recipe.target == "cpu" else replace(row, speedup=None, shares=())
+    host, is_here = host_of(recipe.target), recipe.target not in TARGETS
+    fp32, taken = choice.trials[0] if choice.trials else None, choice.trial
+    if fp32 is None or taken is None:
+        whole = Candidate(precision="fp32", model=plain, plan={})
+        both = [whole, _simulated(choice.candidate, folder)] if choice.candidate.plan else [whole]
+        rounds = _ROUNDS if is_here else 0
+        trials = measure(both, feeds, threads=1, rounds=rounds, enough_s=_ENOUGH_S, host=host)
+        fp32, taken = trials[0], trials[-1]
+    # What was measured of a simulated graph is said of the one that it simulates.
+    taken = replace(taken, candidate=choice.candidate)
+    return stage_row(stage, fp32, taken, feeds[0] if is_here else None, host)

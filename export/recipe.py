@@ -5,15 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..calibration.modelopt import PYTHON
 from ..calibration.observers import Observer
 from ..calibration.quantize import OBSERVER
 from ..calibration.ranges import MEMORY_MIB
+from .language.stage import FORMATS as LANGUAGE_FORMATS
 
-__all__ = ["FORCEABLE", "PRECISIONS", "ExportRecipe"]
+__all__ = ["FORCEABLE", "LANGUAGE_FORMATS", "PRECISIONS", "ExportRecipe"]
 
 PRECISIONS = ("fp32", "int8", "fp8", "int8-weights", "int4-weights")
 FORCEABLE = ("fp32", "int8-static", "int8-dynamic")
 """Precisions of `calibration.quantize.Candidate` on the CPU."""
+_LANGUAGE = {
+    "fp32": "F16", "int8": "Q8_0", "fp8": "Q8_0", "int8-weights": "Q8_0", "int4-weights": "Q4_K_M",
+}  # fmt: skip
+"""Precision -> what a language model is held in, if nothing else is asked for. Checkpoints come in
+16 bits, so F16 rounds none of their weights."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,8 +37,11 @@ class ExportRecipe:
     """Pairs of a switch and its value, for example "preprocess"; the others are as released."""
     precision: str = "fp32"
     """One of `PRECISIONS`: the lowest that a stage may take."""
+    language: str | None = None
+    """One of `LANGUAGE_FORMATS` for the matrices of a system's language model; None takes the one
+    that goes with the precision."""
     target: str = "cpu"
-    """What the graphs are written for: "cpu", "rtx" or "tensorrt"."""
+    """What the graphs are written for: a key of `runtime.engine.CPU_BACKENDS`."""
     samples: Path | None = None
     """Folder with pictures and phrases to calibrate and judge on; None is the checkpoint's own."""
     sample_limit: int = 48
@@ -48,6 +58,12 @@ class ExportRecipe:
     """What inner tensors may take while ranges are taken; weights and scratch come on top."""
     observer: Observer = OBSERVER
     """How a range is made of a tensor's values."""
+    quantizer: str = "saymask"
+    """Key of `quantizers.QUANTIZERS`: who writes the small numbers."""
+    modelopt_python: Path = PYTHON
+    """Interpreter of the environment that ModelOpt is installed in."""
+    drops_slow: bool = False
+    """Whether blocks that INT8 makes no quicker on this CPU go back to FP32."""
     plan: Path | None = None
     """A plan to follow instead of choosing; see `calibration.plan_file`."""
     work: Path | None = None
@@ -56,3 +72,8 @@ class ExportRecipe:
     """One of `FORCEABLE`, which every stage that can takes whatever it costs; the others choose."""
     threads: int = 2
     """Threads of the CPU that segment the samples."""
+
+    @property
+    def language_format(self) -> str:
+        """What a language model's matrices are held in."""
+        return self.language or _LANGUAGE[self.precision]

@@ -32,7 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="preprocess, beit_view or mask_choice of evf-sam (those the checkpoint was made for)",
+        help="preprocess, beit_view or mask_choice of evf-sam, or a field of sam4mllm's protocol, "
+        "keep_yes say (those the checkpoint was made for)",
     )
     add_precision(parser)
     parser.add_argument(
@@ -72,7 +73,8 @@ def run(args: argparse.Namespace) -> int:
 
     target = args.target or ("rtx" if args.precision in GPU_ONLY else "cpu")
     name = Path(args.checkpoint or system_module(args.system).MINIATURE).resolve().name
-    suffix = args.precision if target == "cpu" else f"{args.precision}-{target}"
+    forms = (args.precision, args.llm and args.llm.lower(), None if target == "cpu" else target)
+    suffix = "-".join(filter(None, forms))
     recipe = ExportRecipe(
         system=args.system,
         out=args.out or BUNDLES / f"{name}-{suffix}",
@@ -80,11 +82,15 @@ def run(args: argparse.Namespace) -> int:
         switches=tuple(args.switch),
         precision=args.precision,
         target=target,
+        language=args.llm,
         calib=args.calib,
         calib_images=args.calib_images,
         calib_phrases=args.calib_phrases,
         calib_mem_mib=args.calib_mem_mib,
         observer=Observer.parse(args.calib_observer),
+        quantizer=args.quantizer,
+        modelopt_python=args.modelopt_python,
+        drops_slow=args.drop_slow,
         plan=args.plan,
         work=args.work,
         samples=args.samples,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, TypeVar
@@ -68,7 +68,8 @@ class Bundle:
             folder: Where it goes; a bundle that is there already is replaced, its engine cache
                 included, and anything else is refused.
             manifest: What `bundle.json` says; its `files` are filled in here.
-            files: Content, or a file to copy, by path inside the bundle with forward slashes.
+            files: Content, or a file or folder to copy, by path inside the bundle with forward
+                slashes.
             golden: Arrays of `golden.npz`, see `golden`.
 
         Raises:
@@ -78,7 +79,7 @@ class Bundle:
         folder = Path(folder).resolve()
         npz = io.BytesIO()
         np.savez(npz, **{name: np.asarray(array) for name, array in golden.items()})  # type: ignore[arg-type]
-        contents = {**files, _GOLDEN: npz.getvalue()}
+        contents = {**dict(_single_files(files)), _GOLDEN: npz.getvalue()}
         cls.check_target(folder)
         try:
             with replacing(folder) as partial:
@@ -140,16 +141,29 @@ def _named(name: str, specs: tuple[_Spec, ...], what: str) -> _Spec:
 
 def _check_listed(manifest: Manifest, *, origin: str) -> None:
     """Refuse a manifest that names files it does not list, or lists files outside the bundle."""
-    listed = {name for name, _ in manifest.files}
-    for name in listed:
-        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-            raise BundleError(f"{origin}: files must lie inside the bundle; got {name!r}")
-    for name in [*(stage.file for stage in manifest.stages), manifest.tokenizer.file, _GOLDEN]:
+    paths = [PurePosixPath(name) for name, _ in manifest.files]
+    for path in paths:
+        if path.is_absolute() or ".." in path.parts:
+            raise BundleError(f"{origin}: files must lie inside the bundle; got {str(path)!r}")
+    # A folder is listed by what is in it.
+    listed = {str(each) for path in paths for each in (path, *path.parents)}
+    vocabulary = [manifest.tokenizer.file] if manifest.tokenizer else []
+    for name in [*(stage.file for stage in manifest.stages), *vocabulary, _GOLDEN]:
         if name not in listed:
             raise BundleError(
-                f"{origin}: files must list {name!r}; it lists {', '.join(sorted(listed))}; "
+                f"{origin}: files must list {name!r}; it lists {', '.join(sorted(map(str, paths)))}; "
                 "export the bundle again"
             )
+
+
+def _single_files(files: Mapping[str, bytes | Path]) -> Iterator[tuple[str, bytes | Path]]:
+    """Name every file by itself, those in folders too."""
+    for name, content in files.items():
+        if isinstance(content, Path) and content.is_dir():
+            for path in filter(Path.is_file, content.rglob("*")):
+                yield f"{name}/{path.relative_to(content).as_posix()}", path
+        else:
+            yield name, content
 
 
 def _check_file(path: Path, sha256: str) -> None:

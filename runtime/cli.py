@@ -30,11 +30,13 @@ SUMMARIES = {
     "world": "draw scenes of the tabletop world with their truth",
     "train": "train a system",
     "eval": "score bundles against the truth",
+    "compare": "hold bundles against FP32, by their masks or layer by layer",
 }
 """What `saymask --help` says of a verb without importing it, in this order."""
 
 EXTRAS = {
     "build": "export",
+    "compare": "export",
     "export": "export",
     "world": "train",
     "train": "train",

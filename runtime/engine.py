@@ -5,25 +5,41 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
 from . import machine
 from .bundle import Bundle
-from .engine_cache import read_reports
-from .errors import DeviceError, EngineError, MissingExtraError, UsageError
+from .engine_cache import TARGETS, read_reports
+from .errors import BundleError, DeviceError, EngineError, MissingExtraError, UsageError
 from .spec import StageSpec
 from .tables import module_from_table
 
-__all__ = ["BACKENDS", "Engine", "check_inputs", "open_engine", "open_engines"]
+__all__ = [
+    "BACKENDS",
+    "CPU_BACKENDS",
+    "Engine",
+    "check_inputs",
+    "open_engine",
+    "open_engines",
+    "open_graph",
+]
 
 BACKENDS = {
     "onnxruntime": "onnxruntime",
+    "openvino": "openvino",
     "tensorrt": "tensorrt",
     "tensorrt_rtx": "tensorrt_rtx",
 }
 """Names of backends and their modules in `backends/`, imported when chosen."""
+CPU_BACKENDS = {
+    "cpu": "onnxruntime",
+    "openvino": "openvino",
+    **dict.fromkeys(TARGETS, "onnxruntime"),
+}
+"""What graphs are written for, see `Manifest.target`, and the backend that runs them on a CPU."""
 
 _LOG = logging.getLogger("saymask")
 
@@ -73,18 +89,17 @@ def open_engine(
         device: "auto", "cpu", "cuda" or "cuda:N"; only "auto" may fall back to the CPU.
         threads: Threads of the CPU; None leaves one for each physical core.
         backend: Key of `BACKENDS`; None takes the engine that `saymask build` compiled for this
-            machine, or ONNX Runtime where there is none.
+            machine, or where there is none what `CPU_BACKENDS` says.
 
     Raises:
-        BundleError: The bundle has no such stage.
+        BundleError: The bundle has no such stage, or is for an unknown target.
         DeviceError: `device` cannot run it.
         EngineError: The backend refuses the graph.
         MissingExtraError: The backend's library is not installed.
         UnknownNameError: There is no such backend.
         UsageError: `device` or `threads` make no sense.
     """
-    name = backend or "onnxruntime"
-    module = module_from_table("backend", name, BACKENDS, f"{__package__}.backends")
+    name = backend or _cpu_backend(bundle)
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
         raise UsageError(f"device must be auto, cpu, cuda or cuda:N; got {device!r}")
     if threads is not None and threads < 1:
@@ -93,7 +108,26 @@ def open_engine(
     compiled = None if backend or device == "cpu" else _open_compiled(bundle, spec, device)
     if compiled:
         return compiled
-    return module.open_graph(bundle.folder / spec.file, spec, device=device, threads=threads)
+    return open_graph(bundle.folder / spec.file, spec, backend=name, device=device, threads=threads)
+
+
+def open_graph(
+    graph: Path, stage: StageSpec, *, backend: str, device: str, threads: int | None
+) -> Engine:
+    """Open a graph as an engine, whichever bundle it is for.
+
+    Args:
+        graph: An ONNX file; external data lies beside it.
+        stage: What it computes.
+        backend: Key of `BACKENDS`.
+        device: See `open_engine`.
+        threads: Likewise.
+
+    Raises:
+        SaymaskError: See `open_engine`.
+    """
+    module = module_from_table("backend", backend, BACKENDS, f"{__package__}.backends")
+    return module.open_graph(graph, stage, device=device, threads=threads)
 
 
 def open_engines(
@@ -107,19 +141,29 @@ def open_engines(
     return engines
 
 
+def _cpu_backend(bundle: Bundle) -> str:
+    target = bundle.manifest.target
+    if target not in CPU_BACKENDS:
+        raise BundleError(
+            f"{bundle.folder} must be for one of {', '.join(sorted(CPU_BACKENDS))}; got "
+            f"{target!r}; upgrade saymask or export the bundle again"
+        )
+    return CPU_BACKENDS[target]
+
+
 def _open_compiled(bundle: Bundle, stage: StageSpec, device: str) -> Engine | None:
     """Open an engine that was compiled for this machine; None, and why, where none works."""
     level = logging.WARNING if machine.cuda_devices() else logging.INFO
     try:
         reports = [report for _, report in read_reports(bundle.folder)]
     except EngineError as error:
-        _LOG.log(level, "stage %s takes ONNX Runtime: %s", stage.name, error)
+        _LOG.log(level, "stage %s takes its graph: %s", stage.name, error)
         return None
     for library in sorted({r.key.library for r in reports if r.stage == stage.name}):
         try:
             return open_engine(bundle, stage.name, device=device, backend=library)
         except (DeviceError, EngineError, MissingExtraError) as error:
-            _LOG.log(level, "stage %s takes ONNX Runtime: %s", stage.name, error)
+            _LOG.log(level, "stage %s takes its graph: %s", stage.name, error)
     return None
 
 

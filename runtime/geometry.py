@@ -12,7 +12,7 @@ from ..kernels.upsample import masks_from_logits
 from .errors import FrameError, UnknownNameError
 from .spec import ViewSpec
 
-__all__ = ["FITS", "Placement", "back", "check_frame", "fit"]
+__all__ = ["FITS", "Placement", "back", "check_frame", "fit", "inside_hw"]
 
 FITS = ("fill", "pad", "stretch")
 """How a frame may be brought to a view's size, see `ViewSpec.fit`."""
@@ -75,6 +75,12 @@ def back(
     return masks_from_logits(logits_nhw, vertical, horizontal, threshold=threshold)
 
 
+def inside_hw(placement: Placement) -> tuple[int, int]:
+    """Return the size that a frame has on its view's canvas, in the canvas' pixels."""
+    view = placement.view
+    return _within(view.canvas_hw, placement.frame_hw) if view.fit == "pad" else view.canvas_hw
+
+
 def check_frame(frame: np.ndarray) -> None:
     """Raise a FrameError unless `frame` is a uint8 (H, W, 3) array with pixels."""
     is_array = isinstance(frame, np.ndarray)
@@ -112,5 +118,5 @@ def _way_back(source: int, placement: Placement, axis: int) -> Taps:
     view, frame = placement.view, placement.frame_hw[axis]
     if view.fit != "pad":
         return bilinear(source, frame)
-    inside = _within(view.canvas_hw, placement.frame_hw)[axis]
+    inside = inside_hw(placement)[axis]
     return compose(bilinear(source, view.canvas_hw[axis]), bilinear(inside, frame))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, fields, is_dataclass
+from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from .errors import BundleError
@@ -54,6 +55,8 @@ def _record(kind: Any, data: Any, where: str) -> Any:
 
 
 def _value(kind: Any, data: Any, where: str) -> Any:
+    if isinstance(kind, UnionType) and data is not None:
+        kind = next(filter(is_dataclass, get_args(kind)), kind)
     if is_dataclass(kind):
         return _record(kind, data, where)
     if get_origin(kind) is tuple:

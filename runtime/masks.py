@@ -11,7 +11,26 @@ from ..kernels.boxes import boxes_xyxy_from_masks
 from ..kernels.rle import encode
 from .errors import require
 
-__all__ = ["Masks"]
+__all__ = ["Masks", "Said"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Said:
+    """What a system wrote down before it drew one mask."""
+
+    answer: str
+    """Its words, a line for each turn."""
+    reason: str
+    """Why there was nothing to draw; empty where there was something."""
+    boxes_xyxy: np.ndarray
+    """(b, 4) float32 in the frame's pixels, one for each object."""
+    points_xy: np.ndarray
+    """(p, 2) float32 in the frame's pixels."""
+    labels: np.ndarray
+    """(p,) int64: 1 on the object, 0 off it, -1 too unsure to be drawn from."""
+    confidences: np.ndarray | None
+    """(p, 2) float32 in [0, 1], the probabilities that a point is on the object and off it; None
+    where it wrote the points without being asked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -28,6 +47,9 @@ class Masks:
     """The words that each mask answers."""
     answer: str
     """What the system says; empty for systems that only draw."""
+    said: tuple[Said, ...]
+    """What it wrote down for each mask; empty for systems that only draw, and on frames that the
+    masks were carried to."""
     timings_ms: tuple[tuple[str, float], ...]
     """Milliseconds of each stage, in the order they ran."""
 
@@ -40,6 +62,7 @@ class Masks:
             scores=scores,
             labels=labels,
             answer="",
+            said=(),
             timings_ms=(),
         )
 

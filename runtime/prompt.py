@@ -8,7 +8,7 @@ from typing import Any
 
 from .errors import PromptError
 
-__all__ = ["Prompt", "prompts_from"]
+__all__ = ["Prompt", "prompts_from", "words_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,3 +47,18 @@ def prompts_from(prompts: str | Prompt | Sequence[str | Prompt]) -> tuple[Prompt
     if not several:
         raise PromptError("at least one prompt must be given; got none; say what to segment")
     return tuple(prompt if isinstance(prompt, Prompt) else Prompt(prompt) for prompt in several)
+
+
+def words_of(prompts: Sequence[Prompt], system: str) -> tuple[str, ...]:
+    """Return the words of prompts for a system that reads nothing else.
+
+    Raises:
+        PromptError: A prompt has references or a history.
+    """
+    for prompt in prompts:
+        if prompt.references or prompt.history:
+            raise PromptError(
+                f"{system} reads words alone; got a prompt with references or a history: "
+                f"{prompt.text!r}; leave them out"
+            )
+    return tuple(prompt.text for prompt in prompts)

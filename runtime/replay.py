@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 
@@ -12,9 +12,17 @@ import numpy as np
 from .bundle import Bundle
 from .engine import open_engine
 from .errors import BundleError
+from .language.opening import open_language
+from .language.parts import Part
 
-__all__ = ["TOLERANCES", "Comparison", "Tolerance", "replay"]
+__all__ = [
+    "NEXT_TOKEN", "PART", "TOLERANCES", "Comparison", "Tolerance", "next_token_logits", "replay",
+]  # fmt: skip
 
+PART = "part"
+"""What golden inputs of a language model are called before their number from 0."""
+NEXT_TOKEN = "next_token"
+"""What its golden output is called: the logits of what comes behind them."""
 _MASK_LOGITS = "logits"
 _END_TO_END = "all"
 
@@ -34,9 +42,13 @@ TOLERANCES = {
     "fp16": Tolerance(relative=2e-2, mask_iou=0.98),
     "int8": Tolerance(relative=3e-1, mask_iou=0.85),
     "fp8": Tolerance(relative=3e-1, mask_iou=0.85),
+    **dict.fromkeys(("f32", "f16", "bf16"), Tolerance(relative=2e-2, mask_iou=0.98)),
+    "q8_0": Tolerance(relative=1e-1, mask_iou=0.85),
+    **dict.fromkeys(("q6_k", "q5_k_m", "q4_k_m", "q4_0"), Tolerance(relative=5e-1, mask_iou=0.85)),
 }
-"""By what a stage's precision begins with. FP32 differs by the order of its sums; 8 bits differ so
-much by design that only a broken engine is caught here, and accuracy is measured by `eval`."""
+"""By what a stage's precision begins with. FP32 differs by the order of its sums; 8 bits and fewer
+differ so much by design that only a broken engine is caught here, and accuracy is measured by
+`eval`. A language model has no masks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +82,7 @@ class Comparison:
 def replay(
     bundle: Bundle, *, device: str = "auto", threads: int | None = None
 ) -> Iterator[Comparison]:
-    """Run every stage on its golden inputs, and all of them one after the other.
+    """Run every stage on its golden inputs, and all graphs one after the other.
 
     Args:
         bundle: An open bundle.
@@ -82,12 +94,18 @@ def replay(
 
     Raises:
         BundleError: The golden arrays lack one, or a stage has a precision without tolerance.
-        SaymaskError: See `engine.open_engine` and `Engine.run`.
+        SaymaskError: See `engine.open_engine`, `Engine.run` and `next_token_logits`.
     """
     golden = _Golden(bundle)
     passed_on: dict[str, np.ndarray] = {}
     masks: dict[str, np.ndarray] = {}
     for stage in bundle.manifest.stages:
+        if not stage.is_graph:
+            said = next_token_logits(
+                bundle, stage.name, golden.parts(stage.name), device=device, threads=threads
+            )
+            yield golden.compare(stage.name, NEXT_TOKEN, said, stage.precision)
+            continue
         with closing(open_engine(bundle, stage.name, device=device, threads=threads)) as engine:
             inputs = {tensor.name: golden.array(stage.name, tensor.name) for tensor in stage.inputs}
             for output, result in engine.run(inputs).items():
@@ -99,6 +117,30 @@ def replay(
     for name, logits in masks.items():
         whole = golden.compare(name, _MASK_LOGITS, logits, bundle.manifest.precision)
         yield replace(whole, stage=_END_TO_END)
+
+
+def next_token_logits(
+    bundle: Bundle, stage: str, parts: Sequence[Part], *, device: str, threads: int | None
+) -> np.ndarray:
+    """Let a language model read; return the (V,) float32 logits of what comes next.
+
+    Args:
+        bundle: Where it lies.
+        stage: Name of its stage.
+        parts: Token ids and vectors.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        threads: Threads of the CPU; None takes all cores that this process may use.
+
+    Raises:
+        SaymaskError: See `open_language` and `LanguageEngine.prefill`.
+    """
+    with open_language(
+        bundle.folder / bundle.stage(stage).file,
+        context_tokens=sum(map(len, parts)),
+        device=device,
+        threads=threads,
+    ) as engine:
+        return engine.prefill(parts).last.logits[0]
 
 
 class _Golden:
@@ -118,6 +160,11 @@ class _Golden:
                 f"they have {', '.join(sorted(self._arrays))}; export the bundle again"
             )
         return self._arrays[key]
+
+    def parts(self, stage: str) -> list[np.ndarray]:
+        """Find what a language model reads."""
+        count = sum(key.startswith(f"{stage}/{PART}") for key in self._arrays)
+        return [self.array(stage, f"{PART}{number}") for number in range(max(count, 1))]
 
     def compare(self, stage: str, output: str, result: np.ndarray, precision: str) -> Comparison:
         """Measure how far a result is from the stored FP32 one."""

@@ -14,7 +14,7 @@ from .errors import UnknownNameError
 from .masks import Masks
 from .prompt import Prompt, prompts_from
 from .shelf import find_bundle
-from .systems import System, open_system
+from .systems import SharedQuestions, System, open_system
 
 if TYPE_CHECKING:
     from .live.tracking import Tracker
@@ -25,7 +25,7 @@ _PHRASE = "{phrase}"
 
 
 class Segmenter:
-    """An open bundle; it keeps nothing from one frame to the next, so threads may share it.
+    """An open bundle; no answer depends on the frames before, and threads may share it.
 
     `segment` is `finish` of `infer` of `prepare`; a stream runs the three side by side, each on
     another frame. What one hands to the next is a value that nobody else looks into.
@@ -124,6 +124,11 @@ class Segmenter:
         tracker for every bundle.
         """
         return self._system.open_tracker()
+
+    def shared_questions(self, frame: np.ndarray, prompt: str) -> SharedQuestions | None:
+        """Return what the system asks a language model about a frame; see `segment` for errors."""
+        (read,) = self._read(prompt)
+        return self._system.shared_questions(frame, read)
 
     def close(self) -> None:
         """Give the engines' memory back."""

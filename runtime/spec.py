@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Version of `bundle.json`; a reader refuses any other."""
 PLAN_FILE = "plan.json"
 """In the bundle: what each weighted node computes in, and why."""
 PLAN_VERSION = 1
 """Version of `plan.json`; a reader refuses any other."""
+REPORT_FILE = "report.json"
+"""In the bundle, if small numbers are in it: what they cost and gain."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,17 +32,28 @@ class StageSpec:
     """One graph of the system, run as one engine."""
 
     name: str
-    """Noun of the paper's figure: "image", "prompt" or "mask"."""
+    """Noun of the paper's figure, for example "image", "prompt", "language" or "mask"."""
     file: str
-    """Path of the graph inside the bundle, with forward slashes."""
+    """Path inside the bundle, with forward slashes: of a graph, of a GGUF language model, or of a
+    folder with one for TensorRT-LLM."""
     inputs: tuple[TensorSpec, ...]
-    """Inputs in the graph's order."""
+    """Inputs in the graph's order; none for a language model, which reads words and vectors."""
     outputs: tuple[TensorSpec, ...]
-    """Outputs in the graph's order."""
+    """Outputs in the graph's order; none for a language model."""
     precision: str
-    """What it was built in: "fp32", "int8-static" or "int8-dynamic"."""
+    """What it was built in, for example "fp32", "int8-static", "int8-dynamic" or "q4_k_m"."""
     reason: str
     """Why this precision was taken, with the measured figures."""
+
+    @property
+    def is_graph(self) -> bool:
+        """Whether an `engine.Engine` runs it; otherwise a `language.LanguageEngine` does."""
+        return PurePosixPath(self.file).suffix == ".onnx"
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether it is a `language.quantized_folder`, which saymask does not run."""
+        return not PurePosixPath(self.file).suffix
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,13 +153,15 @@ class Manifest:
     precision: str
     """What was asked for: "fp32", "int8" or "fp8"."""
     target: str
-    """What the graphs are written for: "cpu" or a key of `engine_cache.TARGETS`."""
+    """What the graphs are written for: a key of `engine.CPU_BACKENDS`."""
     stages: tuple[StageSpec, ...]
     """In the order they run."""
     views: tuple[ViewSpec, ...]
     """In no particular order; names are unique."""
-    tokenizer: TokenizerSpec
-    """How words become token ids."""
+    tokenizer: TokenizerSpec | None
+    """How words become token ids; None where the language model's file says so itself."""
+    settings: tuple[tuple[str, str], ...]
+    """Pairs of a name and a value as text: what the system's own protocol is set to."""
     templates: tuple[tuple[str, str], ...]
     """Pairs of a prompt template's name and its text with "{phrase}", for example "semantic"."""
     mask_threshold: float

@@ -17,19 +17,20 @@ class Stopwatch:
 
     def __init__(self) -> None:
         """Start without laps."""
-        self._laps_ms: list[tuple[str, float]] = []
+        self._laps_ms: dict[str, float] = {}
 
     @contextmanager
     def lap(self, name: str) -> Iterator[None]:
-        """Note how long the block takes."""
+        """Note how long the block takes; laps of one name add up."""
         start_ns = time.perf_counter_ns()
         yield
-        self._laps_ms.append((name, (time.perf_counter_ns() - start_ns) / 1e6))
+        lap_ms = (time.perf_counter_ns() - start_ns) / 1e6
+        self._laps_ms[name] = self._laps_ms.get(name, 0.0) + lap_ms
 
     @property
     def laps_ms(self) -> tuple[tuple[str, float], ...]:
-        """Name and milliseconds of each block, in the order they ended."""
-        return tuple(self._laps_ms)
+        """Name and milliseconds of each block, in the order they first ended."""
+        return tuple(self._laps_ms.items())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -108,14 +108,19 @@ TOKENIZERS = {"xlm-roberta": XlmRoberta}
 """Kinds of tokenizers, by `TokenizerSpec.kind`."""
 
 
-def open_tokenizer(folder: Path, spec: TokenizerSpec) -> Tokenizer:
+def open_tokenizer(folder: Path, spec: TokenizerSpec | None) -> Tokenizer:
     """Open the tokenizer of the bundle in `folder`.
 
     Raises:
-        BundleError: Its vocabulary cannot be read.
+        BundleError: It has none, or its vocabulary cannot be read.
         MissingExtraError: The library it needs is not installed.
         UnknownNameError: Its kind is not known here.
     """
+    if spec is None:
+        raise BundleError(
+            f"the bundle's manifest must name a tokenizer; that of {folder} names none; export the "
+            "bundle again"
+        )
     if spec.kind not in TOKENIZERS:
         raise UnknownNameError("tokenizer", spec.kind, TOKENIZERS)
     return TOKENIZERS[spec.kind](folder / spec.file, spec.max_tokens, spec.rows)

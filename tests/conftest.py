@@ -6,6 +6,7 @@ The bundle is three ONNX graphs that find the pixels of the color that is named.
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 from saymask.runtime.bundle import Bundle
 from saymask.runtime.cli import main
 from saymask.runtime.spec import (
+    SCHEMA_VERSION,
     Manifest,
     SourceSpec,
     StageSpec,
@@ -130,6 +132,23 @@ def tiny_bundle(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def fp8_bundle(tiny_bundle, tmp_path_factory) -> Path:
+    """Folder of `tiny_bundle` for TensorRT, in FP8 where ONNX Runtime refuses it; only read it."""
+    source = Bundle.read(tiny_bundle)
+    *stages, mask = source.manifest.stages
+    manifest = replace(
+        source.manifest,
+        precision="fp8",
+        target="rtx",
+        stages=(*stages, replace(mask, precision="fp8")),
+    )
+    files = {name: tiny_bundle / name for name, _ in source.manifest.files}
+    files[mask.file] = _in_fp8((tiny_bundle / mask.file).read_bytes())
+    folder = tmp_path_factory.mktemp("bundles") / "tiny-fp8-rtx"
+    return Bundle.write(folder, manifest, files, source.golden()).folder
+
+
+@pytest.fixture(scope="session")
 def miniature(tmp_path_factory) -> Path:
     """Folder of the shipped miniature's INT8 bundle; read it, don't change it."""
     folder = tmp_path_factory.mktemp("miniature") / "evf-sam-mini-int8"
@@ -140,7 +159,7 @@ def miniature(tmp_path_factory) -> Path:
 
 def _write(folder: Path, files: dict[str, bytes]) -> Bundle:
     manifest = Manifest(
-        schema_version=2,
+        schema_version=SCHEMA_VERSION,
         system="evf-sam",
         variant="tiny",
         precision="fp32",
@@ -160,6 +179,7 @@ def _write(folder: Path, files: dict[str, bytes]) -> Bundle:
         tokenizer=TokenizerSpec(
             kind="xlm-roberta", file="tokenizer/tiny.spm", max_tokens=16, rows=100
         ),
+        settings=(),
         templates=(("semantic", "[semantic] {phrase}"),),
         mask_threshold=0.0,
         source=SourceSpec(name="tiny", sha256="0" * 64, license="CC0-1.0"),
@@ -254,6 +274,31 @@ def _graphs(vocabulary: bytes) -> dict[str, bytes]:
         },
     }
     return {name: _onnx(name, steps[name], constants[name]) for name in STAGES}
+
+
+def _in_fp8(graph: bytes) -> bytes:
+    """Round both factors of a mask stage's product to FP8."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    model = onnx.ModelProto.FromString(graph)
+    model.opset_import[0].version = 19  # The first with FP8.
+    zero = helper.make_tensor("zero", TensorProto.FLOAT8E4M3FN, [], [0.0])
+    model.graph.initializer.extend([numpy_helper.from_array(np.float32(0.01), "scale"), zero])
+    nodes: list[onnx.NodeProto] = []
+    for number, node in enumerate(model.graph.node):
+        node.name = f"{node.op_type} {number}"
+        for position, name in enumerate(node.input if node.op_type == "MatMul" else ()):
+            small, real = f"{name} small", f"{name} real"
+            node.input[position] = real
+            nodes += [
+                helper.make_node("QuantizeLinear", [name, "scale", "zero"], [small], small),
+                helper.make_node("DequantizeLinear", [small, "scale", "zero"], [real], real),
+            ]
+        nodes.append(node)
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    return model.SerializeToString()
 
 
 def _words(vocabulary: bytes) -> np.ndarray:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count, pairwise
+
+import numpy as np
 
 from ..calibration.score import Score, score_mask
 from ..runtime.segmenter import Segmenter
@@ -16,7 +19,11 @@ from .world.speak import express
 from .world.truth import Drawing, mask_of
 
 TASKS = ("single", "part", "semantic")
-"""Tasks of `expression.TASKS` that end in one mask."""
+"""Tasks of `expression.TASKS` that are asked for unless others are named."""
+MASK_TASKS = (*TASKS, "multi")
+"""Tasks that end in one mask; that of "multi" may be empty, or of several objects (GRES)."""
+WORDS = "vqa"
+"""The task that words alone answer."""
 PER_TASK = 4
 """Phrases of each task and frame, at most."""
 HELD_OUT = "held out"
@@ -32,7 +39,7 @@ class WorldRecipe:
     phrases: int = 2000
     """Least number of phrases of the first task."""
     tasks: tuple[str, ...] = TASKS
-    """What is asked for, of `TASKS`."""
+    """What is asked for, of `MASK_TASKS`."""
     size_hw: tuple[int, int] = (240, 320)
     """Height and width of the frames in pixels."""
     first_seed: int = 0
@@ -45,13 +52,18 @@ class WorldRecipe:
 class Evaluation:
     """One bundle's figures."""
 
-    scores: dict[str, Score]
-    """Task -> score, and two breakdowns of it: "TASK KIND", where the kind is `Expression.kind`,
-    and "TASK held out", the phrases about pairs that training never showed."""
+    samples: dict[str, tuple[Score, ...]]
+    """Task -> a score for each phrase, and two breakdowns of it: "TASK KIND", where the kind is
+    `Expression.kind`, and "TASK held out", the phrases about pairs that training never showed."""
     frame_ms: float
     """Median milliseconds of a frame with all its phrases, from array to masks."""
     frames: int
     """Frames that were segmented."""
+
+    @property
+    def scores(self) -> dict[str, Score]:
+        """The phrases of each key of `samples` together."""
+        return {key: sum(each, Score()) for key, each in self.samples.items()}
 
 
 def evaluate(
@@ -70,7 +82,7 @@ def evaluate(
     Raises:
         SaymaskError: See `Segmenter.segment`.
     """
-    scores: list[dict[str, Score]] = [{} for _ in segmenters]
+    samples: list[dict[str, list[Score]]] = [{} for _ in segmenters]
     times_ms: list[list[float]] = [[] for _ in segmenters]
     for drawing, said, texts in _questions(recipe):
         truths = [mask_of(drawing, expression.targets) for expression in said]
@@ -78,12 +90,43 @@ def evaluate(
             masks = segmenter.segment(drawing.image_hwc, texts)
             times_ms[which].append(sum(ms for _, ms in masks.timings_ms))
             for expression, mask_hw, truth_hw in zip(said, masks.boolean, truths, strict=True):
-                _add(scores[which], expression, score_mask(mask_hw, truth_hw))
+                _add(samples[which], expression, score_mask(mask_hw, truth_hw))
         on_frame()
     return [
-        Evaluation(scores=each, frame_ms=statistics.median(times), frames=len(times))
-        for each, times in zip(scores, times_ms, strict=True)
+        Evaluation(
+            samples={key: tuple(scores) for key, scores in each.items()},
+            frame_ms=statistics.median(times),
+            frames=len(times),
+        )
+        for each, times in zip(samples, times_ms, strict=True)
     ]
+
+
+def evaluate_words(
+    answer: Callable[[np.ndarray, str], str], recipe: WorldRecipe, *, on_frame: Callable[[], None]
+) -> dict[str, tuple[bool, ...]]:
+    """Ask what words alone answer, at least `recipe.phrases` questions (VQA).
+
+    Args:
+        answer: Takes a frame (H, W, 3) uint8 RGB and a question, and says something.
+        recipe: Which scenes to ask about; its tasks do not count.
+        on_frame: Called after each frame.
+
+    Returns:
+        "vqa", and "vqa KIND" where the kind is `Expression.kind`, -> for each question whether
+        the answer is the true one but for capitals and a full stop.
+    """
+    right: dict[str, list[bool]] = {WORDS: []}
+    for drawing, said in _spoken_scenes(replace(recipe, tasks=(WORDS,))):
+        for expression in said:
+            words = answer(drawing.image_hwc, expression.text)
+            is_right = words.strip().rstrip(".").casefold() == expression.answer.casefold()
+            for key in (WORDS, f"{WORDS} {expression.kind}"):
+                right.setdefault(key, []).append(is_right)
+        on_frame()
+        if len(right[WORDS]) >= recipe.phrases:
+            break
+    return {key: tuple(each) for key, each in right.items()}
 
 
 def _questions(
@@ -117,18 +160,22 @@ def _replaced(said: Sequence[Expression], others: Sequence[Expression]) -> list[
     return replacements
 
 
-def _add(scores: dict[str, Score], expression: Expression, score: Score) -> None:
+def _add(samples: dict[str, list[Score]], expression: Expression, score: Score) -> None:
     keys = [expression.task, f"{expression.task} {expression.kind}"]
     if expression.is_held_out:
         keys.append(f"{expression.task} {HELD_OUT}")
     for key in keys:
-        scores[key] = scores.get(key, Score()) + score
+        samples.setdefault(key, []).append(score)
 
 
 def figures(score: Score) -> dict[str, float | int]:
-    """Return a score as the figures that are printed, shares in [0, 1]."""
+    """Return a score as the figures that are printed, shares in [0, 1].
+
+    A figure that no phrase bears on is left out: precision where none has a target, and N-acc and
+    T-acc (GRES), which are about rejecting, where all have one.
+    """
     at_50, at_70, at_90 = score.precision
-    return {
+    values = {
         "phrases": score.samples,
         "gIoU": score.giou,
         "cIoU": score.ciou,
@@ -136,3 +183,6 @@ def figures(score: Score) -> dict[str, float | int]:
         "Pr@0.7": at_70,
         "Pr@0.9": at_90,
     }
+    if score.targeted < score.samples:
+        values |= {"N-acc": score.n_acc, "T-acc": score.t_acc}
+    return {name: value for name, value in values.items() if not math.isnan(value)}

@@ -7,8 +7,8 @@ import math
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -20,11 +20,14 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..runtime.errors import CheckpointError, SaymaskError, UnknownNameError, UsageError
+from .lion import Lion
 
 PRECISIONS = ("bf16", "no")
 """As accelerate names them."""
-OPTIMIZERS = ("adamw", "muon")
-"""What may step the matrices of stacked layers."""
+OPTIMIZERS = ("adamw", "lion", "muon")
+"""What may step the weights."""
+SCHEDULES = ("cosine", "linear")
+"""How the rate falls after the warm-up."""
 MUON_RATE = 2.0
 """Muon's learning rate as a multiple of AdamW's, once their updates have the same size."""
 STATE_FILE = "state.pt"
@@ -43,9 +46,13 @@ class LoopRecipe:
     steps: int
     """Optimizer steps in all."""
     learning_rate: float
-    """Peak rate; it falls linearly to zero after the warm-up (EVF-SAM, section 4.1)."""
+    """Peak rate; it falls to zero after the warm-up."""
     warmup_steps: int = 100
     """Steps over which the rate rises linearly from zero."""
+    schedule: str = "linear"
+    """One of SCHEDULES."""
+    batches: int = 1
+    """Batches of a step, whose gradients are averaged."""
     optimizer: str = "adamw"
     """One of OPTIMIZERS. "muon" takes the matrices inside stacked layers and leaves the rest to
     AdamW; BEiT-3's miniature, learning from nothing, needed half the phrases with it."""
@@ -68,19 +75,27 @@ class LoopRecipe:
         """Check what would spoil a resumed run.
 
         Raises:
-            UnknownNameError: `optimizer` is something else, or `mixed_precision` is, such as
-                "fp16", whose loss scale no state keeps.
+            UnknownNameError: `optimizer` or `schedule` is something else, or `mixed_precision` is,
+                such as "fp16", whose loss scale no state keeps.
             UsageError: `save_every` is not a multiple of `log_every`.
         """
-        if self.mixed_precision not in PRECISIONS:
-            raise UnknownNameError("mixed_precision", self.mixed_precision, PRECISIONS)
-        if self.optimizer not in OPTIMIZERS:
-            raise UnknownNameError("optimizer", self.optimizer, OPTIMIZERS)
+        known = {"mixed_precision": PRECISIONS, "optimizer": OPTIMIZERS, "schedule": SCHEDULES}
+        for field, names in known.items():
+            if getattr(self, field) not in names:
+                raise UnknownNameError(field, getattr(self, field), names)
         if self.save_every % self.log_every:
             raise UsageError(
                 "save_every must be a multiple of log_every, or a resumed run would log other "
                 f"means; got {self.save_every} and {self.log_every}"
             )
+
+    def scaled(self, scale: float) -> LoopRecipe:
+        """Return the share `scale` of it, at least one step."""
+        return replace(
+            self,
+            steps=max(1, round(self.steps * scale)),
+            warmup_steps=round(self.warmup_steps * scale),
+        )
 
 
 def fit(phase: nn.Module, draw_batch: DrawBatch, recipe: LoopRecipe, folder: Path) -> None:
@@ -132,7 +147,8 @@ def fit(phase: nn.Module, draw_batch: DrawBatch, recipe: LoopRecipe, folder: Pat
     for step in bar:
         rng = np.random.default_rng((recipe.seed, step, accelerator.process_index))
         where = f"step {step} of {folder.name}"
-        figures = _learn(accelerator, model, stepped, draw_batch(rng), recipe, where)
+        batches = (draw_batch(rng) for _ in range(recipe.batches))
+        figures = _learn(accelerator, model, stepped, batches, recipe, where)
         for schedule in schedules.values():
             schedule.step()
         if not is_main:
@@ -145,14 +161,15 @@ def fit(phase: nn.Module, draw_batch: DrawBatch, recipe: LoopRecipe, folder: Pat
 
 
 def rate_at(step: int, recipe: LoopRecipe) -> float:
-    """Return the learning rate of a step as a share of the peak: linear up, then linear down."""
+    """Return the learning rate of a step as a share of the peak: linear up, then down."""
     if step < recipe.warmup_steps:
         return (step + 1) / recipe.warmup_steps
-    return max(0.0, (recipe.steps - step) / max(1, recipe.steps - recipe.warmup_steps))
+    left = max(0.0, (recipe.steps - step) / max(1, recipe.steps - recipe.warmup_steps))
+    return left if recipe.schedule == "linear" else (1 - math.cos(math.pi * left)) / 2
 
 
 def _optimizers(phase: nn.Module, recipe: LoopRecipe) -> dict[str, torch.optim.Optimizer]:
-    """Return who steps what, by name: AdamW, and Muon for what it may take."""
+    """Return who steps what, by name: Lion, or AdamW, and Muon for what it may take."""
     trained = {name: each for name, each in phase.named_parameters() if each.requires_grad}
     stacked = {name for name, each in trained.items() if each.ndim == 2 and ".layers." in name}
     by_muon = stacked if recipe.optimizer == "muon" else set()
@@ -161,6 +178,8 @@ def _optimizers(phase: nn.Module, recipe: LoopRecipe) -> dict[str, torch.optim.O
         {"params": [p for p in rest if p.ndim > 1], "weight_decay": recipe.weight_decay},
         {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0},
     ]
+    if recipe.optimizer == "lion":
+        return {"lion": Lion(groups, lr=recipe.learning_rate)}
     adamw = torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.98))
     if not by_muon:
         return {"adamw": adamw}
@@ -177,17 +196,21 @@ def _learn(
     accelerator: Accelerator,
     model: nn.Module,
     optimizers: Sequence[torch.optim.Optimizer],
-    batch: Batch,
+    batches: Iterable[Batch],
     recipe: LoopRecipe,
     where: str,
 ) -> dict[str, float]:
-    """Take one step; return the batch's loss and figures."""
-    loss, figures = model(**{name: value.to(accelerator.device) for name, value in batch.items()})
+    """Take one step; return the mean loss and figures of the batches, and their images in all."""
     # The whole model's: what an earlier phase left on frozen weights would count in the norm.
     model.zero_grad()
-    accelerator.backward(loss)
+    rows: list[dict[str, float]] = []
+    for batch in batches:
+        loss, figures = model(**{key: value.to(accelerator.device) for key, value in batch.items()})
+        accelerator.backward(loss / recipe.batches)
+        rows.append({"loss": loss.item()} | {key: value.item() for key, value in figures.items()})
     norm = nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
-    values = {"loss": loss.item()} | {name: value.item() for name, value in figures.items()}
+    values = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+    values["images"] *= len(rows)
     if not (math.isfinite(values["loss"]) and math.isfinite(norm)):
         raise SaymaskError(
             f"a loss and its gradient must be finite; {where} gave {values['loss']:g} and "

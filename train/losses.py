@@ -25,11 +25,21 @@ def mask_bce(logits: Tensor, truth: Tensor) -> Tensor:
 
 def mask_dice(logits: Tensor, truth: Tensor) -> Tensor:
     """Average one minus the dice overlap of each mask; arguments as in `mask_bce`."""
+    return _dices(logits, truth).mean()
+
+
+def mask_losses(logits: Tensor, truth: Tensor) -> Tensor:
+    """Return each mask's `mask_bce` + `mask_dice` as float (masks,); arguments as there."""
+    bce = functional.binary_cross_entropy_with_logits(logits, truth, reduction="none")
+    return bce.flatten(1).mean(1) + _dices(logits, truth)
+
+
+def _dices(logits: Tensor, truth: Tensor) -> Tensor:
     probability = logits.sigmoid().flatten(1)
     truth = truth.flatten(1)
     shared = 2 * (probability / DICE_SCALE * truth).sum(-1)
     total = (probability / DICE_SCALE).sum(-1) + (truth / DICE_SCALE).sum(-1)
-    return (1 - (shared + DICE_EPSILON) / (total + DICE_EPSILON)).mean()
+    return 1 - (shared + DICE_EPSILON) / (total + DICE_EPSILON)
 
 
 def mask_iou(logits: Tensor, truth: Tensor) -> Tensor:

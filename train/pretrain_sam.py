@@ -7,6 +7,9 @@ part and color of every cell; they stand for the ImageNet classes the original b
 
 from __future__ import annotations
 
+from functools import partial
+from pathlib import Path
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -15,6 +18,7 @@ from torch.nn import functional
 from ..export.models.sam_visual import SamVisualModel
 from ..runtime.spec import ViewSpec
 from .cache import COLOR_CLASSES, PART_CLASSES, SceneCache
+from .loop import LoopRecipe, fit
 from .losses import mask_bce, mask_dice, mask_iou
 from .views import normalized
 
@@ -64,6 +68,44 @@ class SamPretraining(nn.Module):
         loss = masks + IOU_WEIGHT * quality + NAMES_WEIGHT * names
         images = torch.tensor(float(len(image)))
         return loss, {"gIoU": real_iou.mean(), "names": names.detach(), "images": images}
+
+
+def train_sam(
+    visual_model: SamVisualModel,
+    cache: SceneCache,
+    view: ViewSpec,
+    recipe: LoopRecipe,
+    folder: Path,
+    *,
+    scenes: int,
+    images: int,
+    prompts: int,
+) -> None:
+    """Train a SAM on points and boxes; state and log go to `folder`, see `loop.fit`.
+
+    Args:
+        visual_model: What learns.
+        cache: Scenes to draw from.
+        view: SAM's view.
+        recipe: How long and how fast.
+        folder: Where state and log go.
+        scenes: Draw from this many of the cache's scenes.
+        images: Scenes in a batch.
+        prompts: Prompts of each scene.
+    """
+    spec = visual_model.prompt_encoder.spec
+    # torch leaves this overload out of its stubs.
+    visual_model.image_encoder.to(memory_format=torch.channels_last)  # pyright: ignore
+    draw = partial(
+        draw_prompts,
+        cache,
+        view,
+        scenes=scenes,
+        images=images,
+        prompts=prompts,
+        grid_hw=spec.grid_hw,
+    )
+    fit(SamPretraining(visual_model, spec.width), draw, recipe, folder)
 
 
 def draw_prompts(

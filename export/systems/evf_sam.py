@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ...runtime.errors import CheckpointError, UnknownNameError
-from ...runtime.spec import ViewSpec
-from ..checkpoint import CONFIG_FILE, Checkpoint, CheckpointConfig
+from ...runtime.spec import TokenizerSpec, ViewSpec
+from ..checkpoint import CONFIG_FILE, VOCABULARY_FILE, Checkpoint, CheckpointConfig
 from ..graph import Stage
 from ..models.beit3 import BEIT3_SPECS, FIRST_POSITION
 from ..models.evf_sam import EVF_SAM_SPECS, EvfSam, EvfSamSpec
@@ -24,22 +24,21 @@ __all__ = [
     "MASK_THRESHOLD",
     "MINIATURE",
     "TEMPLATES",
-    "TOKENIZER",
     "ImageStage",
     "MaskStage",
     "PromptStage",
     "config_from_released",
+    "language_of",
     "load",
+    "settings_of",
     "stages",
-    "token_rows",
+    "tokenizer_of",
     "views",
     "views_of",
 ]
 
 MINIATURE = "evf-sam-mini"
 """The checkpoint that ships with saymask."""
-TOKENIZER = "xlm-roberta"
-"""Key of `runtime.tokenizer.TOKENIZERS`."""
 TEMPLATES = (("semantic", "[semantic] {phrase}"),)
 """What is put around the words; the tag asks for all of a class instead of one object."""
 MASK_THRESHOLD = 0.0
@@ -224,9 +223,25 @@ def views_of(
     return views(_spec(checkpoint), switches)
 
 
-def token_rows(checkpoint: Checkpoint) -> int:
-    """Return the rows of the word embedding; errors as in `load`."""
-    return _spec(checkpoint).multimodal_encoder.vocabulary
+def tokenizer_of(checkpoint: Checkpoint) -> TokenizerSpec:
+    """Return how words become token ids; errors as in `load`."""
+    return TokenizerSpec(
+        kind="xlm-roberta",
+        file=VOCABULARY_FILE,
+        max_tokens=checkpoint.config.max_tokens,
+        rows=_spec(checkpoint).multimodal_encoder.vocabulary,
+    )
+
+
+def settings_of(
+    checkpoint: Checkpoint, overrides: Mapping[str, str] = MappingProxyType({})
+) -> tuple[tuple[str, str], ...]:
+    """Return nothing: all that the checkpoint's code may be switched to is in views and graphs."""
+    return ()
+
+
+def language_of(checkpoint: Checkpoint) -> None:
+    """Return None: BEiT-3, which reads the words, is a graph."""
 
 
 def _holds_memory(checkpoint: Checkpoint) -> bool:

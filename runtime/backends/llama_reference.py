@@ -11,6 +11,7 @@ from .. import machine
 from ..errors import DeviceError, EngineError
 from ..language.decoder import Batch, Spot
 from ..language.gguf_file import LanguageFile
+from .llama_byte_pairs import BytePairs
 from .llama_pieces import Pieces
 
 __all__ = ["ReferenceDecoder", "find_spot", "open_decoder"]
@@ -85,12 +86,7 @@ class ReferenceDecoder:
 
     @cached_property
     def _pieces(self) -> Pieces:
-        if self._spec.tokenizer != "llama":
-            raise EngineError(
-                "the reference reads SentencePiece vocabularies alone; got "
-                f"{self._spec.tokenizer!r}; give token ids, or take backend llamacpp"
-            )
-        return Pieces(self._file)
+        return (BytePairs if self._spec.tokenizer == "gpt2" else Pieces)(self._file)
 
     def _run(self, states: np.ndarray, positions: np.ndarray, sequence: int) -> np.ndarray:
         """Turn (n, width) embeddings into hidden states, and lengthen the sequence's cache."""

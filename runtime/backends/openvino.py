@@ -17,7 +17,14 @@ from ..engine import check_inputs
 from ..errors import DeviceError, EngineError, require
 from ..spec import StageSpec
 
-__all__ = ["ExecutedWork", "OpenVinoEngine", "executed_precisions", "library", "open_graph"]
+__all__ = [
+    "ExecutedWork",
+    "OpenVinoEngine",
+    "executed_precisions",
+    "integer_nodes",
+    "library",
+    "open_graph",
+]
 
 _TELEMETRY = "openvino_telemetry"
 _CONVOLUTIONS = ("Convolution", "GroupConvolution")
@@ -133,11 +140,7 @@ def executed_precisions(
         MissingExtraError: openvino is not installed.
     """
     openvino = library()
-    model = _read(openvino, graph)
-    try:
-        model.reshape({name: list(shape) for name, shape in shapes.items()})
-    except Exception as error:
-        raise EngineError(f"{graph} must take the shapes {dict(shapes)}: {error}") from error
+    model = _shaped(openvino, graph, shapes)
     multiply_adds = {
         node.get_friendly_name(): _multiply_adds(node)
         for node in model.get_ops()
@@ -146,8 +149,7 @@ def executed_precisions(
     found: dict[str, ExecutedWork] = {}
     for node in _compile(openvino, model, graph, threads=1).get_runtime_model().get_ops():
         counts = _executed(node, multiply_adds)
-        kind = str(node.get_rt_info()["runtimePrecision"].astype(str))
-        precision = _PRECISIONS.get(kind, kind)
+        precision = _precision(node)
         if counts:
             so_far = found.get(precision, ExecutedWork(nodes=0, multiply_adds=0))
             found[precision] = ExecutedWork(
@@ -157,15 +159,44 @@ def executed_precisions(
     return found
 
 
+def integer_nodes(graph: Path, shapes: Mapping[str, Sequence[int]]) -> set[str]:
+    """Name the nodes of a graph that became part of a kernel which reads integers.
+
+    Args:
+        graph: As for `open_graph`.
+        shapes: Extents of every input, by name.
+
+    Raises:
+        SaymaskError: See `executed_precisions`.
+    """
+    openvino = library()
+    compiled = _compile(openvino, _shaped(openvino, graph, shapes), graph, threads=1)
+    return {
+        name
+        for node in compiled.get_runtime_model().get_ops()
+        if _precision(node) == "int8"
+        for name in _originals(node)
+    }
+
+
+def _precision(node: Any) -> str:
+    kind = str(node.get_rt_info()["runtimePrecision"].astype(str))
+    return _PRECISIONS.get(kind, kind)
+
+
+def _originals(node: Any) -> list[str]:
+    """Name the nodes that a kernel was made of."""
+    names = node.get_rt_info()["originalLayersNames"].astype(str)
+    return list(dict.fromkeys(names.replace(_RESCALED, "").split(",")))
+
+
 def _executed(node: Any, multiply_adds: Mapping[str, int]) -> list[int]:
     """Return the multiply-adds of each product or convolution that became part of a kernel."""
-    told = node.get_rt_info()
-    if told["layerType"].astype(str).startswith(_KERNELS_OF_PRODUCTS):
+    if node.get_rt_info()["layerType"].astype(str).startswith(_KERNELS_OF_PRODUCTS):
         # Such a kernel goes by the name of the last sum or product that it took in.
         shape = tuple(node.input_value(0).get_shape())
         return [math.prod(node.output(0).get_shape()) * shape[-1]]
-    names = told["originalLayersNames"].astype(str).replace(_RESCALED, "").split(",")
-    return [multiply_adds[name] for name in dict.fromkeys(names) if name in multiply_adds]
+    return [multiply_adds[name] for name in _originals(node) if name in multiply_adds]
 
 
 def _multiply_adds(node: Any) -> int:
@@ -195,6 +226,15 @@ def _read(openvino: Any, graph: Path) -> Any:
         return openvino.Core().read_model(graph)
     except Exception as error:
         raise _refusal(openvino, graph, error) from error
+
+
+def _shaped(openvino: Any, graph: Path, shapes: Mapping[str, Sequence[int]]) -> Any:
+    model = _read(openvino, graph)
+    try:
+        model.reshape({name: list(shape) for name, shape in shapes.items()})
+    except Exception as error:
+        raise EngineError(f"{graph} must take the shapes {dict(shapes)}: {error}") from error
+    return model
 
 
 def _compile(openvino: Any, model: Any, graph: Path, threads: int | None) -> Any:

@@ -80,6 +80,9 @@ def interleave(
 ) -> list[dict[str, list[float]]]:
     """Time every segmenter once a round, all of a round on the same frame.
 
+    Every other time the frames are mirrored, so that none follows itself: a system may keep what
+    it made of the last one.
+
     Args:
         segmenters: At least one.
         workload: What they have to do.
@@ -89,9 +92,11 @@ def interleave(
         For each segmenter the milliseconds of each round, by stage and under `END_TO_END`.
     """
     rng = np.random.default_rng(_SEED)
+    mirrored = (np.ascontiguousarray(frame[:, ::-1]) for frame in workload.frames)
+    frames = (*workload.frames, *mirrored)
     samples: list[dict[str, list[float]]] = [{} for _ in segmenters]
     for number in range(-workload.warm_up, workload.iterations):
-        frame = workload.frames[number % len(workload.frames)]
+        frame = frames[number % len(frames)]
         for which in rng.permutation(len(segmenters)):
             start_ns = time.perf_counter_ns()
             masks = segmenters[which].segment(frame, workload.phrases)

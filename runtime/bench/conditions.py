@@ -11,7 +11,16 @@ from ..machine import processor_name
 
 __all__ = ["machine_conditions", "machine_text"]
 
-_ENGINE_LIBRARIES = ("onnxruntime", "tensorrt", "tensorrt_rtx", "llama_cpp")
+_ENGINE_LIBRARIES = (
+    "onnxruntime",
+    "openvino",
+    "nncf",
+    "torch",
+    "tensorrt",
+    "tensorrt_rtx",
+    "llama_cpp",
+)
+"""Those that a run has imported are named."""
 
 
 def machine_conditions(device: str, threads: int | None) -> dict[str, Any]:

@@ -210,10 +210,11 @@ class LanguageFile:
 
     @property
     def pieces(self) -> list[tuple[str, float, TokenKind]]:
-        """The vocabulary of a SentencePiece model: text, score and kind of each token."""
+        """The vocabulary: text, score (0 where byte pairs have none) and kind of each token."""
+        texts = self.metadata["tokenizer.ggml.tokens"]
         kinds = map(TokenKind, self.metadata["tokenizer.ggml.token_type"])
-        scores = self.metadata["tokenizer.ggml.scores"].tolist()
-        return list(zip(self.metadata["tokenizer.ggml.tokens"], scores, kinds, strict=True))
+        scores = self.metadata.get("tokenizer.ggml.scores", np.zeros(len(texts))).tolist()
+        return list(zip(texts, scores, kinds, strict=True))
 
     def __contains__(self, name: str) -> bool:
         return name in self._tensors

@@ -13,6 +13,7 @@ from ..tables import module_from_table
 from . import LanguageEngine
 from .decoder import MAX_SEQUENCES, TOGETHER, DecoderModule, Spot
 from .gguf_file import LanguageFile, LanguageSpec
+from .tensorrt_llm import refusal
 
 __all__ = ["CACHE_DTYPES", "DECODERS", "needed_bytes", "open_language"]
 
@@ -48,7 +49,8 @@ def open_language(
         backend: Key of `DECODERS`.
 
     Raises:
-        DeviceError: `device` does not work, or the model and its cache do not fit into its memory.
+        DeviceError: `device` does not work, or the model and its cache do not fit into its memory,
+            or `graph` is a folder for TensorRT-LLM.
         EngineError: The file is damaged or of another kind, or the backend refuses it.
         MissingExtraError: The backend's library is not installed.
         UnknownNameError: There is no such backend or type.
@@ -65,6 +67,8 @@ def open_language(
             f"context_tokens must be at least 1 and threads from 1 to {_MAX_THREADS}; got "
             f"{context_tokens} and {threads}"
         )
+    if graph.is_dir():
+        raise refusal(graph)
     file = LanguageFile(graph)
     spot = module.find_spot(device)
     _check_memory(file, spot, context_tokens, cache_dtype)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -14,11 +15,13 @@ from ..prompt import Prompt
 from ..tables import module_from_table
 
 if TYPE_CHECKING:
+    from ..language import LanguageEngine
+    from ..language.parts import Part
     from ..live.tracking import Tracker
 
-__all__ = ["SYSTEMS", "System", "Wrap", "open_system"]
+__all__ = ["SYSTEMS", "SharedQuestions", "System", "Wrap", "open_system"]
 
-SYSTEMS = {"evf-sam": "evf_sam"}
+SYSTEMS = {"evf-sam": "evf_sam", "sam4mllm": "sam4mllm"}
 """Names of systems and their modules here, imported when a bundle asks for one."""
 
 
@@ -26,8 +29,22 @@ Wrap = Callable[[Engine], Engine]
 """Gives an engine of the same stage for an engine."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SharedQuestions:
+    """Short questions after one long beginning, none of which hears another's answer."""
+
+    engine: LanguageEngine
+    """Who is asked."""
+    beginning: tuple[Part, ...]
+    """What comes before each of them."""
+    questions: tuple[tuple[int, ...], ...]
+    """Token ids of each."""
+    answers: tuple[int, ...]
+    """Tokens that they may be answered with."""
+
+
 class System(Protocol):
-    """The engines of one bundle; it keeps nothing from one frame to the next.
+    """The engines of one bundle; no answer depends on the frames before.
 
     A frame takes three steps, which threads may run side by side for frames that follow each other.
     What one step hands to the next is the system's own: a value that nobody else looks into.
@@ -60,6 +77,14 @@ class System(Protocol):
 
     def open_tracker(self) -> Tracker | None:
         """Return a tracker of its own, on its engines; None where it has none."""
+        ...
+
+    def shared_questions(self, frame: np.ndarray, prompt: Prompt) -> SharedQuestions | None:
+        """Return the questions that it asks a language model about a frame; None of no model."""
+        ...
+
+    def reading(self, frame: np.ndarray, prompt: Prompt) -> tuple[Part, ...]:
+        """Return what a language model reads and answers about a frame; nothing of no model."""
         ...
 
     def with_engines(self, wrap: Wrap) -> System:

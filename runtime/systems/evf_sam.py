@@ -9,11 +9,10 @@ import numpy as np
 
 from ..bundle import Bundle
 from ..engine import Engine, open_engines
-from ..errors import PromptError
 from ..geometry import Placement, back, fit
 from ..live.memory_tracking import MEMORY_STAGES, MemoryTracker
 from ..masks import Masks
-from ..prompt import Prompt
+from ..prompt import Prompt, words_of
 from ..timing import Stopwatch
 from ..tokenizer import Tokenizer, open_tokenizer
 
@@ -83,7 +82,7 @@ class EvfSam:
 
     def check_prompts(self, prompts: tuple[Prompt, ...]) -> None:
         """Raise a PromptError if a prompt is too long, or has references or a history."""
-        self._tokenizer.batch(_texts(prompts))
+        self._tokenizer.batch(words_of(prompts, "evf-sam"))
 
     def prepare(self, frame: np.ndarray, prompts: tuple[Prompt, ...]) -> _Prepared:
         """Turn a frame (H, W, 3) uint8 RGB into two views and prompts into token ids.
@@ -94,7 +93,7 @@ class EvfSam:
         """
         watch = Stopwatch()
         with watch.lap("words"):
-            texts = _texts(prompts)
+            texts = words_of(prompts, "evf-sam")
             token_ids = self._tokenizer.batch(texts)
         with watch.lap("views"):
             sam_view, placement = fit(frame, self._sam)
@@ -150,6 +149,13 @@ class EvfSam:
             return None
         return MemoryTracker(self._engines, self._sam, self._threshold)
 
+    def shared_questions(self, frame: np.ndarray, prompt: Prompt) -> None:
+        """Return None: BEiT-3 reads all words at once, and no language model is asked."""
+
+    def reading(self, frame: np.ndarray, prompt: Prompt) -> tuple[()]:
+        """Return nothing: no language model reads."""
+        return ()
+
     def with_engines(self, wrap: Callable[[Engine], Engine]) -> EvfSam:
         """Return the same system on what `wrap` gives for each of its engines."""
         engines = {name: wrap(engine) for name, engine in self._engines.items()}
@@ -159,13 +165,3 @@ class EvfSam:
         """Close its engines."""
         for engine in self._engines.values():
             engine.close()
-
-
-def _texts(prompts: tuple[Prompt, ...]) -> tuple[str, ...]:
-    for prompt in prompts:
-        if prompt.references or prompt.history:
-            raise PromptError(
-                "evf-sam reads words alone; got a prompt with references or a history: "
-                f"{prompt.text!r}; leave them out"
-            )
-    return tuple(prompt.text for prompt in prompts)

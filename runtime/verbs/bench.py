@@ -23,6 +23,7 @@ from ..shelf import find_bundle
 from ..sources import open_sources
 from ..table import table
 from .bench_compare import add_rival_flags, check_rivals, compare, comparison_text
+from .bench_points import add_points_flag, run_points
 from .bench_stream import add_stream_flags, check_flags, run_stream
 
 __all__ = ["add_arguments", "run"]
@@ -62,6 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help=f"rounds that count, after {_WARM_UP} that don't (default: {_ITERATIONS})",
     )
+    add_points_flag(parser)
     add_rival_flags(parser)
     add_stream_flags(parser)
     add_json(parser)
@@ -74,6 +76,9 @@ def run(args: argparse.Namespace) -> int:
     check_flags(args)
     if args.stream:
         return run_stream(args)
+    if args.points:
+        bundle = Bundle.read(find_bundle(args.bundle))
+        return run_points(bundle, _workload(bundle, args), args)
     return _run_rivals(args) if check_rivals(args) else _run_rounds(args)
 
 

@@ -44,7 +44,7 @@ _IDLE_S = 3.0
 _ALONE, _ALONE_WARM_UP = 20, 5
 _INTERRUPTED = 130
 _STREAM_FLAGS = ("fps", "seconds", "warm_up", "markdown", "plot")
-_OTHER_FLAGS = ("compare", "source", "iterations")
+_OTHER_FLAGS = ("compare", "source", "iterations", "points")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +102,7 @@ def check_flags(args: argparse.Namespace) -> None:
         UsageError: Flags of rounds with --stream, its own without it, or a plot that is no SVG.
     """
     for name in _OTHER_FLAGS if args.stream else _STREAM_FLAGS:
-        if getattr(args, name) not in (None, []):
+        if getattr(args, name) not in (None, [], False):
             flag = f"--{name.replace('_', '-')}"
             way = f"{flag} must stand without" if args.stream else f"{flag} must come with"
             raise UsageError(f"{way} --stream; got {flag} {_shown(getattr(args, name))}")

@@ -5,13 +5,16 @@ from __future__ import annotations
 import argparse
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 from ..bundle import Bundle
+from ..language.quantized_folder import check_quantized_folder
 from ..options import add_bundle, add_engine, add_json
 from ..replay import Comparison, replay
 from ..shelf import find_bundle
+from ..spec import StageSpec
 from ..table import table
 
 __all__ = ["add_arguments", "run"]
@@ -27,17 +30,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print a row for each output; 1 when one differs beyond its precision's tolerance."""
+    """Print a row for each output, and one for a folder that is not run but looked through.
+
+    Returns:
+        1 when an output differs beyond its precision's tolerance, or something doesn't fit.
+    """
     bundle = Bundle.read(find_bundle(args.bundle))
     comparisons = list(replay(bundle, device=args.device, threads=args.threads))
-    is_good = all(comparison.is_within for comparison in comparisons)
+    misfits = {
+        stage: check_quantized_folder(bundle.folder / stage.file)
+        for stage in bundle.manifest.stages
+        if stage.is_folder
+    }
+    is_good = all(each.is_within for each in comparisons) and not any(misfits.values())
     if args.json:
         rows = [_record(comparison) for comparison in comparisons]
-        whole = {"bundle": str(bundle.folder), "is_good": is_good, "outputs": rows}
-        print(json.dumps(whole, indent=2, allow_nan=False))
+        folders = {stage.name: found for stage, found in misfits.items()}
+        whole = {"is_good": is_good, "outputs": rows, "misfits": folders}
+        print(json.dumps({"bundle": str(bundle.folder), **whole}, indent=2, allow_nan=False))
     else:
-        print(table(_HEADER, [_row(comparison) for comparison in comparisons]))
+        rows = [_row(comparison) for comparison in comparisons]
+        print(table(_HEADER, rows + [_folder_row(*pair) for pair in misfits.items()]))
+        for stage, found in misfits.items():
+            print(*(f"{stage.name}: {misfit}" for misfit in found), sep="\n", end="")
     return 0 if is_good else 1
+
+
+def _folder_row(stage: StageSpec, misfits: Sequence[str]) -> tuple[object, ...]:
+    verdict = f"differs: {len(misfits)} things do not fit" if misfits else "good"
+    return (stage.name, "folder", stage.precision, None, None, None, None, verdict)
 
 
 def _record(comparison: Comparison) -> dict[str, Any]:

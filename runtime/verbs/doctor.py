@@ -13,6 +13,7 @@ from typing import Any
 
 from .. import machine
 from ..engine_cache import TARGETS
+from ..language.tensorrt_llm import RUNTIMES
 from ..options import add_json
 from ..table import table
 
@@ -32,6 +33,8 @@ _LOADED = {
 
 _LOOKED_UP = {
     "cuda-bindings": "rtx",
+    "openvino": "openvino",
+    "nncf": "rivals",
     "torch": "export",
     "onnx": "export",
     "onnxscript": "export",
@@ -72,6 +75,10 @@ def _findings() -> dict[str, Any]:
         "cuda_devices": [asdict(device) for device in devices],
         "onnxruntime_providers": _providers(),
         "engines": [_engines(target, libraries, bool(devices)) for target in TARGETS],
+        "language_runtimes": [
+            {"name": name, "version": _version(distribution), "cure": cure}
+            for name, (distribution, cure) in RUNTIMES.items()
+        ],
         "libraries": libraries,
     }
 
@@ -108,11 +115,14 @@ def _loaded(name: str, extra: str) -> dict[str, Any]:
 
 
 def _looked_up(name: str, extra: str) -> dict[str, Any]:
+    return {"name": name, "version": _version(name), "extra": extra, "fault": None}
+
+
+def _version(distribution: str) -> str | None:
     try:
-        found = version(name)
+        return version(distribution)
     except PackageNotFoundError:
-        found = None
-    return {"name": name, "version": found, "extra": extra, "fault": None}
+        return None
 
 
 def _providers() -> list[str]:
@@ -138,6 +148,10 @@ def _report(findings: dict[str, Any]) -> str:
         ("cuda", ", ".join(gpus) or "no device"),
         ("onnxruntime", ", ".join(findings["onnxruntime_providers"]) or "no provider"),
         *((row["library"], _ability(row)) for row in findings["engines"]),
+        *(
+            (row["name"], row["version"] or f"no; {row['cure']}")
+            for row in findings["language_runtimes"]
+        ),
     ]
     width = max(len(name) for name, _ in facts)
     rows = [(row["name"], row["version"], _advice(row)) for row in findings["libraries"]]

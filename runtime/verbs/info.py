@@ -6,19 +6,19 @@ import argparse
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import PurePosixPath
 from typing import Any
 
 from ..bundle import Bundle
 from ..engine_cache import EngineReport, LayerCount, graph_sha256, read_reports
 from ..errors import BundleError
+from ..language.quantized_folder import ALGORITHMS
 from ..options import add_bundle, add_json
 from ..shelf import find_bundle
-from ..spec import PLAN_FILE, PLAN_VERSION, Manifest, TensorSpec
+from ..spec import PLAN_FILE, PLAN_VERSION, REPORT_FILE, Manifest, StageSpec, TensorSpec
 from ..table import table
 
 __all__ = ["add_arguments", "run"]
-
-"""What `calibration.plan_file` writes; a precision for each node is shown, never acted on, here."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,6 +46,7 @@ def run(args: argparse.Namespace) -> int:
             "folder": str(bundle.folder),
             **asdict(bundle.manifest),
             "sizes_bytes": sizes_bytes,
+            "report": _report(bundle),
             "engines": [
                 {**asdict(report), "is_stale": _is_stale(bundle, report)} for report in reports
             ],
@@ -81,40 +82,99 @@ def _nodes(plan: Mapping[str, Any]) -> str:
     return f"{head}\n\n{table(('stage', 'node', 'precision', 'why'), rows)}"
 
 
+def _report(bundle: Bundle) -> dict[str, Any] | None:
+    """Read what the gate found, whose hash was found right; None where nothing was quantized."""
+    listed = [name for name, _ in bundle.manifest.files]
+    if REPORT_FILE not in listed:
+        return None
+    return json.loads((bundle.folder / REPORT_FILE).read_text("utf-8"))
+
+
+def _gate(report: Mapping[str, Any] | None) -> str:
+    if report is None:
+        return "gate: nothing was quantized"
+    loss = report["loss"]
+    rows = [
+        (
+            stage["stage"],
+            stage["precision"],
+            f"{stage['cosine']:.5f}",
+            None if stage["speedup"] is None else f"{stage['speedup']:.2f}",
+            f"{stage['size_ratio']:.2f}",
+            ", ".join(map(_share, stage["shares"])) or "not executed here",
+        )
+        for stage in report["stages"]
+    ]
+    header = ("stage", "precision", "cosine", "fp32 / this ms", "this / fp32 bytes", "executed")
+    lost = (
+        f"gate: {loss['lost']:.2f} points of gIoU lost of {report['budget']:g} allowed; masks "
+        f"{loss['apart']:.2f} points of IoU apart from FP32's"
+    )
+    return f"{lost}\n{table(header, rows)}" if rows else lost
+
+
+def _share(share: Mapping[str, Any]) -> str:
+    return f"{100 * share['share']:.1f} % in {share['precision']} ({share['nodes']} nodes)"
+
+
 def _sections(bundle: Bundle, sizes_bytes: dict[str, int]) -> list[str]:
     manifest = bundle.manifest
     return [
         _summary(bundle, sizes_bytes),
+        *([table(("setting", "value"), manifest.settings)] if manifest.settings else []),
         _stages(manifest, sizes_bytes),
         _views(manifest),
         _quality(manifest),
         _latency(manifest),
+        _gate(_report(bundle)),
         _files(manifest, sizes_bytes),
     ]
 
 
 def _summary(bundle: Bundle, sizes_bytes: dict[str, int]) -> str:
     manifest, source = bundle.manifest, bundle.manifest.source
+    for_target = f"for {manifest.target}"
     facts = {
         "bundle": f"{bundle.folder} ({_mib(sum(sizes_bytes.values()))} MiB)",
-        "system": f"{manifest.system} {manifest.variant}, {manifest.precision}",
+        "system": f"{manifest.system} {manifest.variant}, {manifest.precision} {for_target}",
         "weights": f"{source.name}, licence {source.license}, SHA-256 {source.sha256}",
-        "words": f"{manifest.tokenizer.kind}, up to {manifest.tokenizer.max_tokens} tokens",
+        "words": _words(manifest),
         "templates": ", ".join(f"{name} {text!r}" for name, text in manifest.templates) or "none",
         "threshold": f"a pixel is in the mask when its logit is above {manifest.mask_threshold:g}",
     }
     return "\n".join(f"{name:<10} {value}" for name, value in facts.items())
 
 
+def _words(manifest: Manifest) -> str:
+    if manifest.tokenizer is None:
+        return "the language model's own vocabulary"
+    return f"{manifest.tokenizer.kind}, up to {manifest.tokenizer.max_tokens} tokens"
+
+
 def _stages(manifest: Manifest, sizes_bytes: dict[str, int]) -> str:
     rows = [
-        (stage.name, stage.precision, _mib(sizes_bytes[stage.file]), stage.reason)
+        (stage.name, stage.precision, _mib(_size_bytes(stage, sizes_bytes)), stage.reason)
         for stage in manifest.stages
     ]
     lines = [table(("stage", "precision", "MiB", "why"), rows), ""]
-    for stage in manifest.stages:
-        lines.append(f"{stage.name}: {_tensors(stage.inputs)} -> {_tensors(stage.outputs)}")
+    lines += [f"{stage.name}: {_way(stage)}" for stage in manifest.stages]
     return "\n".join(lines)
+
+
+def _size_bytes(stage: StageSpec, sizes_bytes: Mapping[str, int]) -> int:
+    """Return the size of a stage's file, or of all files in its folder."""
+    return sum(
+        size for name, size in sizes_bytes.items() if PurePosixPath(name).is_relative_to(stage.file)
+    )
+
+
+def _way(stage: StageSpec) -> str:
+    if stage.is_graph:
+        return f"{_tensors(stage.inputs)} -> {_tensors(stage.outputs)}"
+    if stage.is_folder:
+        algorithm = ALGORITHMS.get(stage.precision, stage.precision)
+        return f"{algorithm} for TensorRT-LLM and TensorRT Edge-LLM, which saymask does not run"
+    return "words and vectors -> words"
 
 
 def _tensors(tensors: Sequence[TensorSpec]) -> str:

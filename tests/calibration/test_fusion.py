@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 
-from saymask.calibration.fusion import fold_norms, fold_scales
+from saymask.calibration.fusion import fold_norms, fold_scales, turn_keys
 from saymask.calibration.session import open_model
 
 BLOCK = """
@@ -118,6 +118,37 @@ def test_a_scaled_tensor_that_is_returned_stays(build):
     text = BLOCK.replace("float[phrases,5,4] y%s", "float[phrases,5,4] y, float[phrases,5,8] qi")
     model = build(text, **_arrays())
     assert "scaled" in _names(fold_scales(model))
+
+
+HEADS = """
+<ir_version: 9, opset_import: ["" : 20]>
+heads (float[phrases,5,8] x, float[phrases,2,8] words) => (float[phrases,4,2,5] y) {
+  [heads] h = Reshape (x, split)
+  [turn] t = Transpose <perm=[0,2,3,1]> (h)
+  [rows] w = Reshape (words, split)
+  [first] f = Transpose <perm=[0,2,1,3]> (w)
+  [logits] l = MatMul (f, t)
+  [columns] y = Transpose <perm=[0,2,3,1]> (l)
+}
+"""
+
+
+def test_keys_are_turned_in_two_steps(build):
+    model = build(
+        HEADS.replace("float[phrases,4,2,5] y", "float[phrases,2,5,2] y"),
+        split=np.array([0, 0, 2, 4]),
+    )
+    turned = turn_keys(model)
+    np.testing.assert_array_equal(_run(turned), _run(model))
+    perms = {
+        node.name: list(node.attribute[0].ints) for node in turned.graph.node if "perm" in str(node)
+    }
+    assert perms == {
+        "t_heads": [0, 2, 1, 3],
+        "turn": [0, 1, 3, 2],
+        "first": [0, 2, 1, 3],
+        "columns": [0, 2, 3, 1],
+    }
 
 
 def _arrays() -> dict[str, np.ndarray]:

@@ -19,6 +19,7 @@ from saymask.calibration.gate import (
 from saymask.calibration.recording import Recorder
 from saymask.calibration.samples import Sample
 from saymask.calibration.score import Score
+from saymask.runtime.backends.onnxruntime import open_graph
 from saymask.runtime.bundle import Bundle
 from saymask.runtime.systems import open_system
 
@@ -147,17 +148,24 @@ def _negated(graph: onnx.ModelProto) -> onnx.ModelProto:
     return graph
 
 
-def test_what_was_computed_is_remembered(system, sample):
+def test_what_was_computed_is_remembered_and_engines_open_for_the_rest(system, sample, tiny_bundle):
     recorder = Recorder()
     scores, masks = score_samples(system.with_engines(recorder.watch), [sample])
-    later = Recorder()
-    remembering = with_runs(system.with_engines(later.watch), recorder.runs)
-    assert score_samples(remembering, [sample])[0] == scores
-    assert not any(later.runs.values())
     other = replace(sample, frame=sample.frame[::-1].copy(), masks=None)
+    expected = score_samples(system, [other])[1][0]
+    later = Recorder()
+
+    def reopen(stage):
+        graph = tiny_bundle / stage.file
+        return later.watch(open_graph(graph, stage, device="cpu", threads=1))
+
+    remembering = with_runs(system, recorder.runs, reopen)
+    assert score_samples(remembering, [sample])[0] == scores
+    assert not later.runs
     again = score_samples(remembering, [other])[1][0]
-    assert (again == score_samples(system, [other])[1][0]).all()
+    assert (again == expected).all()
     assert {name for name, runs in later.runs.items() if runs} == {"image", "prompt", "mask"}
+    remembering.close()
     assert masks[0].any()
 
 

@@ -7,8 +7,9 @@ from collections import Counter
 import pytest
 
 from saymask.calibration import session
-from saymask.calibration.lowering import lower_cpu
-from saymask.calibration.plan import name_int8, plan_nodes
+from saymask.calibration.attention import attention_tensors
+from saymask.calibration.lowering import lower_cpu, lower_openvino
+from saymask.calibration.plan import NodePlan, name_int8, plan_nodes
 from saymask.calibration.ranges import observe
 from saymask.calibration.static import quantized_tensors
 
@@ -44,3 +45,21 @@ def test_each_node_as_its_plan_says(
 def test_fp32_is_the_graph_as_it_was(tokens):
     plan = plan_nodes(tokens, keep={"MatMul": "none of them"})
     assert lower_cpu(tokens, plan, {}) is tokens
+
+
+def test_openvino_rounds_attention_with_the_nodes_that_make_it(tokens, sentences, cosine):
+    plan = name_int8(plan_nodes(tokens), "int8-static")
+    wanted = dict.fromkeys(
+        (
+            *quantized_tensors(tokens, plan_nodes(tokens)),
+            *attention_tensors(tokens, plan_nodes(tokens)),
+        )
+    )
+    found = observe(tokens, sentences, tuple(wanted))
+    ranges = {name: histogram.range(100) for name, histogram in found.items()}
+    lifted = plan | {"q": NodePlan(precision="fp32", reason="lifted")}
+    for each, rounded in ((plan, ["m", "n", "k", "q"]), (lifted, ["m", "n"])):
+        lowered = lower_openvino(tokens, each, ranges)
+        pairs = [node.input[0] for node in lowered.graph.node if node.op_type == "QuantizeLinear"]
+        assert sorted(name.removesuffix("_real") for name in pairs) == sorted(rounded)
+        assert 0.999 < cosine(lowered, tokens, sentences) < 1

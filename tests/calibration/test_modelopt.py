@@ -13,9 +13,10 @@ import onnx
 import pytest
 from onnx import TensorProto
 
-from saymask.calibration.modelopt import COMMANDS, ENVIRONMENT, modelopt_candidate
+from saymask.calibration.modelopt import COMMANDS, PYTHON, modelopt_candidate, modelopt_candidates
 from saymask.calibration.plan import NodePlan, plan_nodes
-from saymask.calibration.qdq import runnable
+from saymask.calibration.qdq import pairs, rounded_nodes, runnable
+from saymask.calibration.quantize import Calibration
 from saymask.calibration.ranges import Range
 from saymask.calibration.symmetric import lower_symmetric, symmetric_tensors
 from saymask.runtime.errors import EngineError, MissingExtraError, UnknownNameError, UsageError
@@ -25,7 +26,7 @@ from saymask.runtime.errors import EngineError, MissingExtraError, UnknownNameEr
 def modelopt_python(pytestconfig) -> Path:
     """Interpreter of ModelOpt's environment."""
     given = pytestconfig.getoption("--modelopt-python", default=None)
-    python = given or pytestconfig.rootpath / ENVIRONMENT / "bin" / "python"
+    python = given or pytestconfig.rootpath / PYTHON
     if not python.is_file():
         pytest.skip(f"no ModelOpt at {python}; make it with: {'; '.join(COMMANDS)}")
     return python
@@ -116,6 +117,57 @@ def test_calls_without_sense(convolutions, images):
         modelopt_candidate(convolutions, images, element="fp8", method="entropy", python=python)
     with pytest.raises(UsageError, match="must see real inputs, .* got none"):
         modelopt_candidate(convolutions, [], element="int8", python=python)
+
+
+def _lifted(plan: dict[str, NodePlan], *names: str) -> dict[str, NodePlan]:
+    lifted = NodePlan(precision="fp32", reason="lifted: it hurt")
+    return {**plan, **dict.fromkeys(names, lifted)}
+
+
+def test_what_is_lifted_reads_nothing_rounded(convolutions, images, answer, lowered, tmp_path):
+    fp32, small = modelopt_candidates(
+        convolutions,
+        images,
+        precision="int8",
+        calibration=Calibration(folder=tmp_path),
+        python=answer(lowered),
+    )
+    assert (fp32.precision, small.precision) == ("fp32", "int8")
+    assert small.lower is not None
+    assert rounded_nodes(small.lower(small.plan)) == {"wide", "narrow", "down"}
+    part = small.lower(_lifted(small.plan, "narrow"))
+    assert rounded_nodes(part) == {"wide", "down"}
+    assert pairs(part) == 2
+    none = small.lower(_lifted(small.plan, "wide", "narrow", "down"))
+    assert list(none.graph.node) == list(convolutions.graph.node)
+
+
+def test_a_graph_in_which_it_quantizes_nothing_is_no_candidate(convolutions, images, answer):
+    (only,) = modelopt_candidates(
+        convolutions,
+        images,
+        precision="fp8",
+        calibration=Calibration(),
+        python=answer(convolutions),
+    )
+    assert only.precision == "fp32"
+
+
+@pytest.mark.parametrize("tokens", ["phrases"], indirect=True)
+def test_modelopts_sums_are_restored_too(modelopt_python, tokens, sentences, cosine):
+    _, small = modelopt_candidates(
+        tokens,
+        sentences,
+        precision="int8",
+        calibration=Calibration(),
+        python=modelopt_python,
+    )
+    assert small.lower is not None
+    taken = [name for name, each in small.plan.items() if each.precision == "int8"]
+    assert taken
+    restored = small.lower(_lifted(small.plan, *taken))
+    assert pairs(restored) == 0
+    assert cosine(restored, tokens, sentences) > 1 - 1e-6
 
 
 def test_modelopt_on_convolutions(modelopt_python, convolutions, images, cosine):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import replace
 
@@ -18,6 +19,7 @@ from saymask.calibration.plan_file import (
     read_plan,
     text_from_plan,
 )
+from saymask.calibration.quantize import candidates, plannable
 from saymask.runtime.errors import InputError, SaymaskError
 
 
@@ -150,17 +152,34 @@ def test_a_product_without_weights_cannot_be_int8(tokens):
         _check(plan, tokens)
 
 
+@pytest.mark.parametrize("target", ["rtx", "tensorrt"])
+@pytest.mark.parametrize("precision", ["int8", "fp8", "int8-weights", "int4-weights"])
+def test_every_precision_of_tensorrt_comes_back(tokens, sentences, target, precision):
+    model = plannable(tokens)
+    _, small = candidates(tokens, sentences, target=target, precision=precision)
+    stage = StagePlan(graph_sha256=model_sha256(model), nodes=small.plan)
+    plan = Plan(system="evf-sam", variant="tiny", target=target, stages={"image": stage})
+    found = plan_from_text(text_from_plan(plan), origin="p.json")
+    assert found == plan
+    assert precision in {each.precision for each in found.stages["image"].nodes.values()}
+    _check(found, model, target=target)
+
+
+def test_small_weights_alone_are_for_products(plan, convolutions):
+    nodes = {"wide": NodePlan(precision="int4-weights", reason="I want it")}
+    stage = replace(plan.stages["image"], nodes=nodes)
+    with pytest.raises(InputError, match="'int4-weights': small weights alone are for products"):
+        _check(replace(plan, target="rtx", stages={"image": stage}), convolutions, target="rtx")
+
+
 def test_a_graph_is_known_by_what_it_computes(convolutions):
     known = model_sha256(convolutions)
-    noted, renamed, heavier = (onnx.ModelProto.FromString(_bytes(convolutions)) for _ in range(3))
+    noted, renamed, heavier, turned, older = (copy.deepcopy(convolutions) for _ in range(5))
     noted.graph.node[0].doc_string = "exported at noon"
     assert model_sha256(noted) == known
     renamed.graph.node[0].name = "other"
-    assert model_sha256(renamed) != known
     weight = heavier.graph.initializer[0]
-    weight.raw_data = weight.raw_data[:-1] + b"\x00"
-    assert model_sha256(heavier) != known
-
-
-def _bytes(model: onnx.ModelProto) -> bytes:
-    return model.SerializeToString()
+    weight.raw_data = weight.raw_data[:-1] + b"\x17"
+    turned.graph.node[0].attribute[0].ints[0] += 1
+    older.opset_import[0].version = 19
+    assert known not in map(model_sha256, (renamed, heavier, turned, older))

@@ -39,9 +39,12 @@ def test_products_of_attention_are_weighted_nodes_too(tokens, sentences, lower):
     assert rounded_nodes(lowered) == {"q", "k", "v", "logits", "mix", "out"}
 
 
-def test_fp8_runs(tokens, sentences, lower, cosine):
-    lowered = lower(tokens, sentences, element="fp8")
-    assert 0.996 < cosine(runnable(lowered), tokens, sentences) < 0.9999
+@pytest.mark.parametrize("attention", [False, True])
+def test_fp8_runs(tokens, sentences, lower, cosine, attention):
+    simulated = runnable(lower(tokens, sentences, element="fp8", attention=attention))
+    assert not {"QuantizeLinear", "DequantizeLinear"} & {n.op_type for n in simulated.graph.node}
+    assert list(simulated.graph.output) == list(tokens.graph.output)
+    assert 0.996 < cosine(simulated, tokens, sentences) < 0.9999
 
 
 @pytest.mark.parametrize(("axis", "shape"), [(0, (4, 1, 1, 1)), (1, (1, 6, 1, 1)), (None, ())])

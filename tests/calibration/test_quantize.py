@@ -94,6 +94,14 @@ def test_tensorrt_has_one_form_of_each_precision(tokens, sentences, cosine, prec
         assert cosine(runnable(small.model), tokens, sentences) > least
 
 
+def test_openvino_has_static_int8_alone(tokens, sentences, cosine):
+    fp32, small = quantize.candidates(tokens, sentences, target="openvino")
+    assert (fp32.precision, small.precision) == ("fp32", "int8-static")
+    assert {each.precision for each in small.plan.values()} == {"int8-static", "fp32"}
+    onnx.checker.check_model(small.model, full_check=True)
+    assert cosine(small.model, tokens, sentences) > 0.999
+
+
 def test_a_plan_with_fewer_nodes_is_lowered_too(tokens, sentences):
     for target, precision in quantize.FORMS:
         _, *found = quantize.candidates(tokens, sentences, target=target, precision=precision)
@@ -119,3 +127,9 @@ def test_even_channels_lose_less(tokens, sentences, cosine):
 def test_what_a_target_lacks_is_refused(tokens, sentences):
     with pytest.raises(UnknownNameError, match="a precision of target cpu must be one of int8"):
         quantize.candidates(tokens, sentences, precision="fp8")
+
+
+@pytest.mark.parametrize("precision", ["int8-weights", "int4-weights"])
+def test_convolutions_keep_their_weights(convolutions, images, precision):
+    found = quantize.candidates(convolutions, images, target="rtx", precision=precision)
+    assert [each.precision for each in found] == ["fp32"]

@@ -7,6 +7,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from saymask.calibration.layerwise import compare_layers
 from saymask.calibration.plan import plan_nodes
 from saymask.calibration.ranges import observe
 from saymask.calibration.smoothing import smooth, smoothed_tensors
@@ -66,3 +67,15 @@ def test_a_shared_matrix_is_scaled_for_the_norms_reader_alone(tokens, sentences)
     reads = {node.name: node.input[-1] for node in smoothed.graph.node}
     assert reads["out"] == "v_w"
     assert reads["v"] != "v_w"
+
+
+def test_what_was_smoothed_is_not_taken_for_what_it_was(tokens, uneven, sentences):
+    smoothed = _smoothed(uneven, sentences)
+    made = {name for node in smoothed.graph.node for name in node.output}
+    assert "n_even" in made
+    assert "n" not in made
+    report = compare_layers(uneven, smoothed, sentences)
+    assert [row.node for row in report.rows] == [
+        node.name for node in tokens.graph.node if node.name != "norm"
+    ]
+    assert all(row.max_abs == 0 for row in report.rows)

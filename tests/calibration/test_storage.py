@@ -7,7 +7,7 @@ import onnx
 import onnxruntime
 
 from saymask.calibration.graph import Graph
-from saymask.calibration.storage import save
+from saymask.calibration.storage import read, save, spill
 
 
 def test_small_models_are_one_file(convolutions, tmp_path):
@@ -28,3 +28,19 @@ def test_large_weights_lie_beside_the_graph(convolutions, images, tmp_path):
         for source in (before, str(files[0]))
     )
     np.testing.assert_array_equal(whole.run(None, images[0])[0], parted.run(None, images[0])[0])
+
+
+def test_weights_that_stay_on_disk_are_the_same(convolutions, images, tmp_path):
+    spilled = spill(convolutions, tmp_path / "spilled.onnx")
+    assert spilled.ByteSize() < 0.5 * convolutions.ByteSize()
+    before, after = Graph(Graph(convolutions).model()), Graph(spilled)
+    assert after.constants.keys() == before.constants.keys()
+    for name in before.constants:
+        np.testing.assert_array_equal(after.array(name), before.array(name))
+    [whole] = save(spilled, tmp_path / "whole.onnx")
+    assert onnx.load(whole) == Graph(convolutions).model()
+    assert read(whole) == before.model()
+    again, beside = save(spilled, tmp_path / "again.onnx", inline_bytes=0)
+    assert beside.read_bytes() == (tmp_path / "spilled.onnx.data").read_bytes()
+    session = onnxruntime.InferenceSession(str(again), providers=["CPUExecutionProvider"])
+    assert np.isfinite(session.run(None, images[0])[0]).all()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import numpy as np
 import pytest
 
 from saymask.calibration import quantize
+from saymask.calibration.hosts import OPENVINO
 from saymask.calibration.quantize import Candidate
 from saymask.calibration.trial import Difference, Trial, measure
 from saymask.runtime.errors import UsageError
@@ -41,6 +44,14 @@ def test_every_candidate_beside_fp32(tokens, sentences):
     assert [trial.integer_kernels for trial in (fp32, static, dynamic)] == [0, 4, 4]
 
 
+@pytest.mark.skipif(not find_spec("openvino"), reason="openvino is not installed")
+def test_openvino_measures_its_own_graphs(tokens, sentences):
+    found = quantize.candidates(tokens, sentences, target="openvino")
+    fp32, static = measure(found, sentences, threads=1, rounds=1, host=OPENVINO)
+    assert [trial.integer_kernels for trial in (fp32, static)] == [0, 4]
+    assert 0.999 < static.least_cosine < 1
+
+
 @pytest.mark.parametrize(
     ("factor", "cosine", "max_abs"), [(-1, -1, 8), (0, 0, 4), (3, 1, 8), (np.nan, np.nan, np.nan)]
 )
@@ -73,7 +84,7 @@ def test_one_bad_output_spoils_the_least_cosine(sign):
     [
         (["int8-static"], [{"x": np.float32([1, 2])}], 1),
         (["fp32"], [], 1),
-        (["fp32"], [{"x": np.float32([1, 2])}], 0),
+        (["fp32"], [{"x": np.float32([1, 2])}], -1),
     ],
 )
 def test_a_comparison_needs_its_parts(sign, names, feeds, rounds):

@@ -1,4 +1,4 @@
-"""A tiny EVF-SAM with random weights, its checkpoint, and the bundle it becomes."""
+"""Tiny systems with random weights, their checkpoints, and the bundles they become."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -17,53 +17,22 @@ import torch
 
 from saymask.export import pipeline
 from saymask.export.checkpoint import CheckpointConfig, write_checkpoint
-from saymask.export.models.efficientvit import EFFICIENTVIT_SPECS
 from saymask.export.models.evf_sam import EVF_SAM_SPECS, EvfSam, EvfSamSpec
-from saymask.export.models.sam import SamSpec
-from saymask.export.models.sam_visual import SamVisualSpec
 from saymask.runtime.bundle import Bundle
 from saymask.runtime.cli import main
 from saymask.train import samples
 from saymask.train.vocabulary import learn_sentencepiece
 
+from . import tiny_sam4mllm
+from .tiny_evf_sam import ROWS, TINY
+
 PICTURES = 3
-ROWS = 64
-MINI = EVF_SAM_SPECS["mini"]
-TINY = EvfSamSpec(
-    visual_model=SamVisualSpec(
-        image_encoder=replace(
-            EFFICIENTVIT_SPECS["mini"],
-            image_hw=(48, 64),
-            grid_hw=(12, 16),
-            widths=(8, 16, 32),
-            depths=(0, 0, 1),
-            blocks=("res", "fmb", "att5"),
-            expansions=(1, 2, 2),
-            keeps_last_norm_only=(False, False, True),
-            head_width=16,
-            neck_width=16,
-            neck_depth=1,
-            out_width=32,
-        ),
-        mask_decoder=SamSpec(
-            width=32, heads=2, mlp_width=32, grid_hw=(12, 16), frame_hw=(48, 64), eps=1e-6
-        ),
-        mask_choice="single",
-    ),
-    multimodal_encoder=replace(
-        MINI.multimodal_encoder,
-        width=32,
-        depth=2,
-        heads=2,
-        ffn_width=64,
-        image_hw=(16, 24),
-        vocabulary=ROWS,
-    ),
-)
 KILLED = """
 import os, signal, sys
 sys.path.insert(0, sys.argv[1])
-from conftest import EVF_SAM_SPECS, TINY, main
+from saymask.export.models.evf_sam import EVF_SAM_SPECS
+from saymask.runtime.cli import main
+from tiny_evf_sam import TINY
 
 def kill(event, details):
     if event == "os.rename" and str(details[1]) == sys.argv[2]:
@@ -158,3 +127,20 @@ def graphs(fp32_bundle: Bundle) -> dict[str, onnx.ModelProto]:
 def traced(graphs: dict[str, onnx.ModelProto], monkeypatch: pytest.MonkeyPatch) -> None:
     """Spares an export the seconds of tracing what is traced already."""
     monkeypatch.setattr(pipeline, "trace", lambda stage: graphs[stage.name])
+
+
+@pytest.fixture(scope="session")
+def chat_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Folder of a SAM4MLLM's checkpoint whose model finds the same box in every picture."""
+    pytest.importorskip("xllamacpp", reason="llama.cpp is not installed")
+    with tiny_sam4mllm.known():
+        yield tiny_sam4mllm.write(tmp_path_factory.mktemp("checkpoints") / "chat")
+
+
+@pytest.fixture(scope="session")
+def chat_bundle(chat_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The FP32 bundle of `chat_checkpoint`, its language model in F16."""
+    out = tmp_path_factory.mktemp("bundles") / "chat-fp32"
+    words = ("--checkpoint", chat_checkpoint, "--out", out, "--threads", "1")
+    assert main(["export", "sam4mllm", *map(str, words)]) == 0
+    return Bundle.read(out)

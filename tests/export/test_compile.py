@@ -29,7 +29,7 @@ from saymask.runtime.errors import (
 )
 from saymask.runtime.spec import TensorSpec
 
-MOST = {"phrases": 8, "tokens": 48, "memories": 7}
+MOST = {"phrases": 8, "tokens": 48, "memories": 7, "tiles": 5, "masks": 32, "points": 102}
 
 
 @pytest.fixture
@@ -73,6 +73,11 @@ def test_ranges_of_axes_that_vary():
     assert (found.least, found.usual, found.most) == ((1, 2), (1, 25), (8, 48))
     ages = shape_range(TensorSpec(name="ages", dtype="int64", shape=("phrases", "memories")), MOST)
     assert (ages.least, ages.usual, ages.most) == ((1, 1), (1, 7), (8, 7))
+    points = TensorSpec(name="points_xy", dtype="float32", shape=("masks", "points", 2))
+    found = shape_range(points, MOST)
+    assert (found.least, found.usual, found.most) == ((1, 2, 2), (1, 52, 2), (32, 102, 2))
+    tiles = shape_range(TensorSpec(name="pixels", dtype="float32", shape=("tiles", 3)), MOST)
+    assert (tiles.least, tiles.usual, tiles.most) == ((1, 3), (5, 3), (5, 3))
     image = shape_range(TensorSpec(name="image", dtype="float32", shape=(1, 3, 8, 8)), MOST)
     assert image.least == image.usual == image.most == (1, 3, 8, 8)
     with pytest.raises(UsageError, match="axes that vary must be .*; points has count"):

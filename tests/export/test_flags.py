@@ -18,8 +18,10 @@ def parser() -> argparse.ArgumentParser:
 def test_what_is_not_said_is_the_recipes_default(parser):
     args = parser.parse_args([])
     fields = ExportRecipe.__dataclass_fields__
-    for name in ("precision", "calib", "calib_images", "calib_phrases", "plan", "work"):
+    names = ("precision", "calib", "calib_images", "calib_phrases", "quantizer", "plan", "work")
+    for name in (*names, "modelopt_python"):
         assert getattr(args, name) == fields[name].default, name
+    assert args.drop_slow is fields["drops_slow"].default
     assert args.calib_mem_mib == MEMORY_MIB
     assert args.calib_observer == str(OBSERVER)
 
@@ -30,6 +32,11 @@ def test_there_is_a_flag_for_each_precision_and_one_holds(parser, capsys):
     with pytest.raises(SystemExit):
         parser.parse_args(["--int8", "--fp8"])
     assert "not allowed with" in capsys.readouterr().err
+
+
+def test_every_target_can_be_named(parser):
+    for target in {target for target, _ in FORMS}:
+        assert parser.parse_args(["--int8", "--target", target]).target == target
 
 
 def test_what_is_for_tensorrt_alone_has_no_form_on_a_cpu():

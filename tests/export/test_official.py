@@ -24,6 +24,11 @@ from .official import ROWS, official_state, write_official
 
 SAMPLES = MINIATURES / MINIATURE / "samples"
 VARIANTS = sorted(EVF_SAM_SPECS.keys() - {"mini"})
+SMALL = (
+    "sam-h-beit3-large", "sam2-l-beit3-large", "efficientsam-s-beit3-base",
+    "efficientvit-l0-beit3-large", "efficientvit-xl1-beit3-base",
+)  # fmt: skip
+"""The largest of each kind and both sizes of BEiT-3: those that are quantized too."""
 MOST_MIB = {"sam-h-beit3-large": 12 * 1024}
 """Peak memory an export may take, where it is promised."""
 STEP = re.compile(r"saymask: (?P<step>.+?) +(?P<seconds>[\d.]+) +(?P<peak_mib>\d+)")
@@ -87,16 +92,7 @@ def _saymask(*words: object) -> tuple[str, str]:
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_official_sizes_become_bundles_and_engines(variant, folder, capfd):
-    checkpoint, bundle = folder / "release", folder / "bundle"
-    write_official(checkpoint, variant, seed=0)
-    began = perf_counter()
-    words = ("--samples", SAMPLES, "--sample-limit", 1, "--threads", 2, "--out", bundle)
-    _, said = _saymask("export", "evf-sam", "--checkpoint", checkpoint, *words)
-    steps = [found.groups() for found in map(STEP.fullmatch, said.splitlines()) if found]
-    assert [step for step, *_ in steps][-1] == "write"
-    peak_mib = max(int(mib) for *_, mib in steps)
-    rows = [("all of it", f"{perf_counter() - began:.0f}", str(peak_mib)), *steps]
-    assert peak_mib <= MOST_MIB.get(variant, float("inf"))
+    bundle, rows = _exported(variant, folder)
     _saymask("check", bundle)
     for precision in ("fp32", "fp16"):
         flags = [f"--{precision}"] if precision != "fp32" else []
@@ -106,17 +102,46 @@ def test_official_sizes_become_bundles_and_engines(variant, folder, capfd):
         print(f"\n{variant}\n{table(('step', 'seconds', 'peak MiB'), rows)}")
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
+@pytest.mark.parametrize("precision", ["int8", "fp8"])
+@pytest.mark.parametrize("variant", SMALL)
+def test_official_sizes_become_engines_of_small_numbers(variant, precision, folder, capfd):
+    bundle, rows = _exported(variant, folder, f"--{precision}", "--target", "rtx")
+    _saymask("build", bundle, "--target", "rtx", "--fp16", "--json")
+    rows += _engine_rows(json.loads(_saymask("info", bundle, "--json")[0]), "fp16")
+    with capfd.disabled():
+        title = f"{variant} {precision}"
+        print(f"\n{title}\n{table(('step', 'seconds', 'peak MiB'), rows)}")
+
+
+def _exported(variant: str, folder: Path, *flags: str) -> tuple[Path, list[tuple[str, ...]]]:
+    """Export random official weights of a variant; return the bundle and what each step took."""
+    checkpoint, bundle = folder / "release", folder / "bundle"
+    write_official(checkpoint, variant, seed=0)
+    began = perf_counter()
+    words = ("--samples", SAMPLES, "--sample-limit", 1, "--threads", 2, "--out", bundle)
+    _, said = _saymask("export", "evf-sam", "--checkpoint", checkpoint, *words, *flags)
+    steps = [found.groups() for found in map(STEP.fullmatch, said.splitlines()) if found]
+    assert [step for step, *_ in steps][-1] == "write"
+    peak_mib = max(int(mib) for *_, mib in steps)
+    assert peak_mib <= MOST_MIB.get(variant, float("inf"))
+    return bundle, [("all of it", f"{perf_counter() - began:.0f}", str(peak_mib)), *steps]
+
+
 def _engine_rows(bundle: dict, precision: str) -> list[tuple[str, str, str]]:
     """Say what each engine took, and how many layers were built in which precision."""
     rows = []
+    small = {each["name"]: each["precision"] for each in bundle["stages"]}
     for engine in bundle["engines"]:
         assert not engine["is_stale"]
         assert engine["precision"] == precision
+        expected = {"fp32": precision}.get(small[engine["stage"]], small[engine["stage"]])
         built: Counter[str] = Counter()
         for layer in engine["built"]:
             built[layer["precision"]] += layer["count"]
         # The compiler's own kernels are not all listed by type, but some of this one must be.
-        assert any(precision in each for each in built)
+        assert any(expected in each for each in built)
         layers = ", ".join(f"{count} {each}" for each, count in built.most_common())
         peak_mib = engine["peak_memory_bytes"] >> 20
         step = f"{engine['stage']} in {precision} ({layers})"

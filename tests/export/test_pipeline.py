@@ -267,7 +267,7 @@ def test_a_folder_of_something_else_is_not_replaced(recipe):
         ),
         ({"precision": "fp8"}, "the target of fp8 must be one of rtx, tensorrt; got 'cpu'"),
         ({"forced": "int8"}, "one of fp32, int8-dynamic, int8-static; got 'int8'"),
-        ({"system": "sam3"}, "system must be one of evf-sam; got 'sam3'"),
+        ({"system": "sam3"}, "system must be one of evf-sam, sam4mllm; got 'sam3'"),
     ],
 )
 def test_unknown_names_are_refused_before_any_work(recipe, change, said):

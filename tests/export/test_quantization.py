@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from importlib.util import find_spec
 
 import pytest
 
@@ -9,6 +10,7 @@ from saymask.calibration.plan_file import read_plan
 from saymask.export.pipeline import export
 from saymask.export.recipe import ExportRecipe
 from saymask.runtime.cli import main
+from saymask.runtime.engine import open_engine
 from saymask.runtime.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("traced")
@@ -88,3 +90,17 @@ def test_ranges_may_come_from_pictures_of_the_users(recipe, tiny_checkpoint, tmp
     )
     assert any(line.startswith("calibrate on 1 pictures of ") for line in said)
     assert {path.name for path in (tmp_path / "work").iterdir()} >= {"image", "search.jsonl"}
+
+
+@pytest.mark.skipif(not find_spec("openvino"), reason="openvino is not installed")
+def test_graphs_for_openvino_are_chosen_judged_and_run_there(recipe, capsys):
+    bundle = export(replace(recipe, target="openvino"), lambda _: None)
+    manifest = bundle.manifest
+    assert manifest.target == "openvino"
+    assert {row.precision for row in manifest.latency} == {"fp32", "int8-static"}
+    assert type(open_engine(bundle, "image", threads=1)).__name__ == "OpenVinoEngine"
+    report = json.loads((bundle.folder / "report.json").read_text())
+    assert all(row["speedup"] for row in report["stages"])
+    for verb in ("check", "info"):
+        assert main([verb, str(bundle.folder)]) == 0
+    assert "int8 for openvino" in capsys.readouterr().out

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,16 @@ def test_round_trip(tiny_bundle, tmp_path):
     }
     for name, array in bundle.golden().items():
         np.testing.assert_array_equal(written.golden()[name], array)
+
+
+def test_a_bundle_without_a_vocabulary_file(tiny_bundle, tmp_path):
+    bundle = Bundle.read(tiny_bundle)
+    files = _contents(bundle)
+    del files["tokenizer/tiny.spm"]
+    manifest = replace(bundle.manifest, tokenizer=None, settings=(("count", "0+"),))
+    Bundle.write(tmp_path / "new", manifest, files, golden=bundle.golden())
+    read = Bundle.read(tmp_path / "new").manifest
+    assert (read.tokenizer, read.settings) == (None, (("count", "0+"),))
 
 
 def test_golden_holds_frame_words_and_every_tensor(tiny_bundle):
@@ -103,7 +114,7 @@ def test_manifest_that_is_no_text(copy):
 
 def test_foreign_schema(copy):
     _edit(copy, schema_version=1)
-    with pytest.raises(BundleError, match="schema_version 2, .* got 1"):
+    with pytest.raises(BundleError, match="schema_version 3, .* got 1"):
         Bundle.read(copy)
 
 

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import logging
+import sys
+from dataclasses import replace
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
 
 from saymask.runtime.bundle import Bundle
 from saymask.runtime.engine import check_inputs, open_engine, open_engines
-from saymask.runtime.errors import BundleError, EngineError, UnknownNameError, UsageError
+from saymask.runtime.errors import (
+    BundleError,
+    EngineError,
+    MissingExtraError,
+    UnknownNameError,
+    UsageError,
+)
 
 IMAGE = np.zeros((1, 3, 32, 32), np.float32)
 IDS = np.zeros((2, 5), np.int64)
@@ -24,6 +33,28 @@ def test_several_engines_share_the_device(bundle):
     engines = open_engines(bundle, ("image", "mask"), threads=1)
     assert list(engines) == ["image", "mask"]
     assert len({engine.device for engine in engines.values()}) == 1
+
+
+@pytest.mark.skipif(not find_spec("openvino"), reason="openvino is not installed")
+def test_a_bundle_for_openvino_runs_there(bundle):
+    other = replace(bundle, manifest=replace(bundle.manifest, target="openvino"))
+    ours, theirs = (open_engine(each, "image", threads=1) for each in (bundle, other))
+    assert type(theirs).__name__ == "OpenVinoEngine"
+    image = np.random.default_rng(0).normal(size=(1, 3, 64, 64)).astype(np.float32)
+    found, expected = (each.run({"image": image})["image_embedding"] for each in (theirs, ours))
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_bundle_for_openvino_names_the_extra(bundle, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'saymask\[openvino\]'"):
+        open_engine(replace(bundle, manifest=replace(bundle.manifest, target="openvino")), "image")
+
+
+def test_a_target_of_a_newer_saymask(bundle):
+    other = replace(bundle, manifest=replace(bundle.manifest, target="abacus"))
+    with pytest.raises(BundleError, match="must be for one of cpu, openvino, .*; got 'abacus'"):
+        open_engine(other, "image")
 
 
 def test_unknown_names(bundle):
@@ -74,7 +105,7 @@ def test_engines_that_do_not_fit_leave_the_graph_to_onnxruntime(
     with caplog.at_level(logging.INFO, "saymask"):
         assert open_engine(bundle, "image", threads=1).device
     assert caplog.records[0].levelname == level
-    assert "stage image takes ONNX Runtime: " in caplog.records[0].getMessage()
+    assert "stage image takes its graph: " in caplog.records[0].getMessage()
 
 
 def test_the_cpu_takes_no_engine(engine_bundle, caplog):

@@ -10,7 +10,7 @@ import torch
 from torch.nn.functional import interpolate
 
 from saymask.runtime.errors import FrameError, UnknownNameError
-from saymask.runtime.geometry import back, fit
+from saymask.runtime.geometry import back, fit, inside_hw
 from saymask.runtime.spec import ViewSpec
 
 SAM = ViewSpec(
@@ -46,6 +46,12 @@ def test_pad_scales_the_longest_side():
 def test_stretch_fills_the_view():
     image, _ = fit(FRAME, BEIT)
     np.testing.assert_allclose(image, _with_torch(BEIT, (64, 64)), atol=1e-5)
+
+
+def test_where_a_frame_ends_on_its_canvas():
+    view = replace(SAM, canvas_hw=(128, 128))
+    assert inside_hw(fit(FRAME, view)[1]) == (66, 128)
+    assert inside_hw(fit(FRAME, replace(view, fit="stretch"))[1]) == (128, 128)
 
 
 def test_fill_keeps_the_aspect_first():

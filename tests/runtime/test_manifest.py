@@ -35,6 +35,11 @@ def test_round_trip(manifest):
     assert manifest_from_text(text_from_manifest(manifest), origin="here") == manifest
 
 
+def test_a_vocabulary_may_be_the_language_models_own(manifest):
+    own = replace(manifest, tokenizer=None, settings=(("count", "0+"),))
+    assert manifest_from_text(text_from_manifest(own), origin="here") == own
+
+
 def test_whole_numbers_are_numbers(manifest):
     read = manifest_from_text(_changed(manifest, mask_threshold=0), origin="here")
     assert isinstance(read.mask_threshold, float)
@@ -42,7 +47,7 @@ def test_whole_numbers_are_numbers(manifest):
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"schema_version": 1}', "{}"])
 def test_other_text(text):
-    with pytest.raises(BundleError, match="here must (be JSON|have schema_version 2)"):
+    with pytest.raises(BundleError, match="here must (be JSON|have schema_version 3)"):
         manifest_from_text(text, origin="here")
 
 
@@ -65,7 +70,8 @@ def test_unknown_and_missing_fields_are_named(manifest):
         ({"stages": ["image"]}, r"here: stages\[0\] must have the fields name"),
         ({"templates": [["semantic"]]}, r"here: templates\[0\] must be .* got \['semantic'\]"),
         ({"templates": ["ab"]}, r"here: templates\[0\] must be tuple.* got 'ab'"),
-        ({"tokenizer": None}, "here: tokenizer must have the fields"),
+        ({"tokenizer": "xlm"}, "here: tokenizer must have the fields"),
+        ({"settings": [["a", 1]]}, r"here: settings\[0\]\[1\] must be str; got 1"),
     ],
 )
 def test_mistyped_fields_are_named(manifest, changes, message):

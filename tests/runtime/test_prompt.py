@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from saymask.runtime.errors import PromptError
-from saymask.runtime.prompt import Prompt, prompts_from
+from saymask.runtime.prompt import Prompt, prompts_from, words_of
 
 
 def test_one_or_several():
@@ -35,3 +35,10 @@ def test_text_is_needed():
 def test_a_prompt_is_needed():
     with pytest.raises(PromptError, match="at least one prompt"):
         prompts_from([])
+
+
+def test_words_alone():
+    assert words_of([Prompt("mug"), Prompt("lamp")], "evf-sam") == ("mug", "lamp")
+    for prompt in (Prompt("it", references=(1,)), Prompt("it", history=("mug",))):
+        with pytest.raises(PromptError, match="sam4mllm reads words alone; .* 'it'; leave them"):
+            words_of([Prompt("mug"), prompt], "sam4mllm")

@@ -44,6 +44,19 @@ def test_unchanged_graphs_agree_with_their_golden_outputs(tiny_bundle):
         assert row.mask_iou == (1 if output == "logits" else None)
 
 
+def test_a_language_model_is_no_graph_to_replay(tiny_bundle, tmp_path):
+    source = Bundle.read(tiny_bundle)
+    stages = source.manifest.stages
+    language = replace(stages[0], name="language", file="language.gguf", inputs=(), outputs=())
+    files = {name: source.folder / name for name, _ in source.manifest.files}
+    del files["golden.npz"]
+    manifest = replace(source.manifest, stages=(*stages[:2], language, *stages[2:]))
+    written = Bundle.write(
+        tmp_path / "other", manifest, {**files, "language.gguf": b"GGUF"}, source.golden()
+    )
+    assert list(_rows(written)) == list(_rows(source))
+
+
 def test_one_stage_that_differs_is_the_one_reported(tiny_bundle, rewritten):
     golden = Bundle.read(tiny_bundle).golden()
     golden["prompt/prompt_embedding"] = golden["prompt/prompt_embedding"] * 1.5

@@ -20,6 +20,16 @@ def test_laps_in_order():
     assert slept_ms >= 10 > nothing_ms
 
 
+def test_laps_of_one_name_add_up():
+    watch = Stopwatch()
+    for name in ("sleep", "nothing", "sleep"):
+        with watch.lap(name):
+            time.sleep(0.005 * (name == "sleep"))
+    (first, slept_ms), (second, _) = watch.laps_ms
+    assert (first, second) == ("sleep", "nothing")
+    assert slept_ms >= 10
+
+
 def test_a_failed_lap_is_not_noted():
     watch = Stopwatch()
     with pytest.raises(KeyError), watch.lap("broken"):

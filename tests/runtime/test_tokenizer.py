@@ -115,3 +115,8 @@ def test_without_sentencepiece(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "sentencepiece", None)
     with pytest.raises(MissingExtraError, match=r"'sentencepiece'.*saymask\[cpu\]"):
         open_tokenizer(folder, SPEC)
+
+
+def test_a_bundle_without_a_vocabulary(tmp_path):
+    with pytest.raises(BundleError, match="must name a tokenizer; that of .* names none"):
+        open_tokenizer(tmp_path, None)

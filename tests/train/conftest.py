@@ -7,10 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 
 from saymask.runtime.spec import ViewSpec
+from saymask.train.boxes import scene_boxes
+from saymask.train.byte_pairs import learn_byte_pairs
 from saymask.train.cache import CacheRecipe, SceneCache, draw_cache
+from saymask.train.packing import Tokens
+from saymask.train.sayings import Saying, open_sayings
 
 if TYPE_CHECKING:
     from saymask.train.systems.evf_sam import EvfSamRecipe
@@ -41,6 +46,28 @@ def cache_folder(tmp_path_factory, cache_recipe, mini_views) -> Path:
 @pytest.fixture(scope="session")
 def cache(cache_folder) -> SceneCache:
     return SceneCache(cache_folder)
+
+
+@pytest.fixture(scope="session")
+def boxes(cache, tmp_path_factory) -> np.ndarray:
+    """Boxes of what `cache` shows."""
+    return scene_boxes(cache, tmp_path_factory.mktemp("boxes") / "boxes.npy")
+
+
+@pytest.fixture(scope="session")
+def sayings(cache_recipe, tmp_path_factory) -> list[Saying]:
+    """What else is said about the scenes of `cache`."""
+    path = tmp_path_factory.mktemp("sayings") / "sayings.jsonl"
+    return open_sayings(path, cache_recipe, scenes=cache_recipe.scenes, per_task=4)
+
+
+@pytest.fixture(scope="session")
+def tokens(cache, sayings, tmp_path_factory) -> Tokens:
+    """A vocabulary for what is said about `cache`."""
+    path = tmp_path_factory.mktemp("tokens") / "tokenizer.json"
+    texts = [*cache.phrases.texts, *(one.text for one in sayings), "Yes", "No"]
+    path.write_text(learn_byte_pairs(texts, rows=2048))
+    return Tokens(path)
 
 
 @pytest.fixture(scope="session")

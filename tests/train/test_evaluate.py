@@ -6,7 +6,14 @@ import pytest
 
 from saymask.runtime.bundle import Bundle
 from saymask.runtime.segmenter import Segmenter
-from saymask.train.evaluate import PER_TASK, Evaluation, WorldRecipe, evaluate, figures
+from saymask.train.evaluate import (
+    PER_TASK,
+    Evaluation,
+    WorldRecipe,
+    evaluate,
+    evaluate_words,
+    figures,
+)
 from saymask.train.world.compose import compose
 from saymask.train.world.draw import draw
 from saymask.train.world.expression import Expression
@@ -131,3 +138,40 @@ def test_wrong_words_are_the_next_scenes_of_the_same_task(found, asked, segmente
             for pair in zip(singles, islice(cycle(texts), len(singles)), strict=True)
         ]
     assert blind.scores["single"].iou_sum == pytest.approx(sum(values))
+
+
+def test_groups_may_have_no_target(segmenter):
+    recipe = replace(RECIPE, tasks=("multi",), phrases=40)
+    (found,) = evaluate([segmenter], recipe, on_frame=lambda: None)
+    samples = found.samples["multi"]
+    none = [score for score in samples if not score.targeted]
+    assert 0 < len(none) == found.scores["multi none"].samples < len(samples)
+    printed = figures(found.scores["multi"])
+    assert printed["N-acc"] == pytest.approx(np.mean([score.giou for score in none]))
+    shown = [score.targeted_found for score in samples if score.targeted]
+    assert printed["T-acc"] == pytest.approx(np.mean(shown))
+    assert set(figures(found.scores["multi none"])) <= {"phrases", "gIoU", "cIoU", "N-acc"}
+    assert "N-acc" not in figures(found.scores["multi one"])
+
+
+def test_words_are_right_or_wrong():
+    asked, frames = [], []
+
+    def answer(frame, question):
+        assert frame.shape == (120, 160, 3)
+        asked.append(question)
+        return " Yes.\n"
+
+    recipe = replace(RECIPE, phrases=50)
+    found = evaluate_words(answer, recipe, on_frame=lambda: frames.append(1))
+    truth = []
+    for seed in count(RECIPE.first_seed):
+        drawing = draw(compose(seed, RECIPE.split), RECIPE.size_hw)
+        truth += express(drawing, seed=seed, tasks=("vqa",), per_task=PER_TASK)
+        if len(truth) >= 50:
+            break
+    assert asked == [each.text for each in truth]
+    assert found["vqa"] == tuple(each.answer == "yes" for each in truth)
+    assert any(found["vqa yes or no"])
+    assert not any(found["vqa color"])
+    assert frames

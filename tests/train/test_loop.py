@@ -1,4 +1,5 @@
 import json
+import math
 import subprocess
 import sys
 from dataclasses import replace
@@ -91,6 +92,47 @@ def test_the_rate_climbs_to_the_peak_and_falls_to_zero():
     falling = [1 - step / 8 for step in range(9)]
     assert rates == pytest.approx([0.25, 0.5, 0.75, 1.0, *falling])
     assert rate_at(0, replace(recipe, warmup_steps=0)) == 1
+
+
+def test_the_rate_may_fall_as_a_cosine():
+    recipe = replace(RECIPE, steps=12, warmup_steps=4, schedule="cosine")
+    falling = [(1 + math.cos(math.pi * step / 8)) / 2 for step in range(9)]
+    rates = [rate_at(step, recipe) for step in range(13)]
+    assert rates == pytest.approx([0.25, 0.5, 0.75, 1.0, *falling])
+
+
+def test_several_batches_a_step_count_as_one_large_one(tmp_path):
+    """The line alone, whose mean over batches is that of one batch; a norm's would not be."""
+
+    class Plain(Line):
+        def __init__(self):
+            super().__init__()
+            self.norm = nn.Identity()
+
+    def halves(rng):
+        batch = draw(rng)
+        return [{k: v[at : at + 32] for k, v in batch.items()} for at in (0, 32)]
+
+    pieces = []
+
+    def draw_half(rng):
+        if not pieces:
+            pieces.extend(halves(rng))
+        return pieces.pop(0)
+
+    whole, split = Plain(), Plain()
+    recipe = replace(RECIPE, steps=1, save_every=1, warmup_steps=0)
+    fit(whole, draw, recipe, tmp_path / "whole")
+    fit(split, draw_half, replace(recipe, batches=2), tmp_path / "split")
+    torch.testing.assert_close(whole.state_dict(), split.state_dict())
+    first, second = (logged(tmp_path / name)[0] for name in ("whole", "split"))
+    assert first == pytest.approx(second)
+
+
+@pytest.mark.parametrize("field", ["mixed_precision", "optimizer", "schedule"])
+def test_names_that_are_in_no_table_are_refused(field):
+    with pytest.raises(UnknownNameError, match=f"{field} must be one of .*; got 'none such'"):
+        replace(RECIPE, **{field: "none such"})
 
 
 def test_a_line_is_learned(tmp_path):

@@ -3,7 +3,14 @@ import math
 import pytest
 import torch
 
-from saymask.train.losses import IGNORED, mask_bce, mask_dice, mask_iou, mean_cross_entropy
+from saymask.train.losses import (
+    IGNORED,
+    mask_bce,
+    mask_dice,
+    mask_iou,
+    mask_losses,
+    mean_cross_entropy,
+)
 
 UNSURE = torch.zeros(1, 2, 2)
 """Logits of probability 0.5."""
@@ -59,3 +66,13 @@ def test_cross_entropy_of_no_label_is_zero_and_teaches_nothing():
     loss.backward()
     assert loss.item() == 0
     assert torch.equal(logits.grad, torch.zeros(4, 3))
+
+
+def test_each_masks_loss_averages_to_the_batchs():
+    rng = torch.Generator().manual_seed(2)
+    logits, truth = torch.randn(5, 6, 7, generator=rng), torch.rand(5, 6, 7, generator=rng).round()
+    each = mask_losses(logits, truth)
+    assert each.shape == (5,)
+    torch.testing.assert_close(each.mean(), mask_bce(logits, truth) + mask_dice(logits, truth))
+    alone = mask_losses(logits[3:4], truth[3:4])
+    torch.testing.assert_close(each[3:4], alone)

@@ -8,7 +8,7 @@ from ...runtime.tables import module_from_table
 
 __all__ = ["SYSTEMS", "system_module"]
 
-SYSTEMS = {"evf-sam": "evf_sam"}
+SYSTEMS = {"evf-sam": "evf_sam", "sam4mllm": "sam4mllm"}
 """System name -> module of this folder, imported when asked for."""
 
 

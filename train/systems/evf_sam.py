@@ -23,16 +23,15 @@ from ...export.models.evf_sam import EVF_SAM_SPECS, EvfSam
 from ...export.models.sam_visual import SamVisualModel, SamVisualSpec
 from ...export.systems.evf_sam import views
 from ...runtime.errors import UnknownNameError
-from ...runtime.spec import ViewSpec
 from ...runtime.tokenizer import XlmRoberta
 from ..cache import CacheRecipe, SceneCache, open_cache
+from ..embeddings import embed_scenes
 from ..grounding import Grounding, grounding_batch, start_positions
 from ..loop import LoopRecipe, fit
 from ..losses import mask_bce, mask_dice, mask_iou
 from ..phrases import TaskMix, draw_phrases
-from ..pretrain_sam import SamPretraining, draw_prompts
+from ..pretrain_sam import train_sam
 from ..samples import write_samples
-from ..views import normalized
 from ..vocabulary import learn_sentencepiece
 
 GROUNDING_WEIGHT = 0.3
@@ -109,7 +108,16 @@ def train(recipe: EvfSamRecipe, folder: Path) -> Path:
         unfinished.write_bytes(learn_sentencepiece(cache.phrases.texts, rows=rows))
         unfinished.replace(vocabulary)
     ids = tokenize(XlmRoberta(vocabulary, MAX_TOKENS), cache)
-    train_sam(recipe, network, cache, folder / "sam")
+    train_sam(
+        _sam(network),
+        cache,
+        views(network.spec)[0],
+        recipe.sam,
+        folder / "sam",
+        scenes=recipe.sam_scenes,
+        images=recipe.sam_images,
+        prompts=recipe.sam_prompts,
+    )
     grounding = train_beit3(recipe, network, cache, ids, folder / "beit3")
     train_joint(recipe, network, grounding, cache, ids, folder / "joint")
     spec = network.spec.multimodal_encoder
@@ -131,19 +139,12 @@ def recipe(scale: float) -> EvfSamRecipe:
     if scale == 1:
         return full
 
-    def shorter(loop: LoopRecipe) -> LoopRecipe:
-        return replace(
-            loop,
-            steps=max(1, round(loop.steps * scale)),
-            warmup_steps=round(loop.warmup_steps * scale),
-        )
-
     return replace(
         full,
         scenes=replace(full.scenes, scenes=max(64, round(full.scenes.scenes * scale))),
-        sam=shorter(full.sam),
-        beit3=shorter(full.beit3),
-        joint=shorter(full.joint),
+        sam=full.sam.scaled(scale),
+        beit3=full.beit3.scaled(scale),
+        joint=full.joint.scaled(scale),
     )
 
 
@@ -197,25 +198,6 @@ class EvfSamTraining(nn.Module):
         return loss, figures | {"images": torch.tensor(float(len(truth)))}
 
 
-def train_sam(recipe: EvfSamRecipe, network: EvfSam, cache: SceneCache, folder: Path) -> None:
-    """Train SAM's half of `network` on points and boxes; state and log go to `folder`."""
-    spec = network.spec
-    decoder = spec.visual_model.mask_decoder
-    phase = SamPretraining(_sam(network), decoder.width)
-    # torch leaves this overload out of its stubs.
-    _sam(network).image_encoder.to(memory_format=torch.channels_last)  # pyright: ignore
-    draw = partial(
-        draw_prompts,
-        cache,
-        views(spec)[0],
-        scenes=recipe.sam_scenes,
-        images=recipe.sam_images,
-        prompts=recipe.sam_prompts,
-        grid_hw=decoder.grid_hw,
-    )
-    fit(phase, draw, recipe.sam, folder)
-
-
 def _sam(network: EvfSam) -> SamVisualModel:
     return cast(SamVisualModel, network.visual_model)
 
@@ -248,7 +230,8 @@ def train_joint(
 ) -> None:  # fmt: skip
     """Train the whole `network` with EVF-SAM's loss; arguments are what came before gave."""
     sam_view, beit_view = views(network.spec)
-    embeddings = embed_scenes(network, cache, sam_view, folder / "image_embeddings.npy")
+    path = folder / "image_embeddings.npy"
+    embeddings = embed_scenes(_sam(network), cache, sam_view, path)
     grid_hw = network.spec.multimodal_encoder.grid_hw
 
     def draw(rng: np.random.Generator) -> dict[str, Tensor]:
@@ -262,36 +245,6 @@ def train_joint(
 
     phase = EvfSamTraining(network, grounding, is_compiled=recipe.is_compiled)
     fit(phase, draw, recipe.joint, folder)
-
-
-@torch.inference_mode()
-def embed_scenes(network: EvfSam, cache: SceneCache, view: ViewSpec, path: Path) -> np.ndarray:
-    """Encode every scene once, as the frozen image encoder gives the same answer each time.
-
-    Args:
-        network: Its image encoder is what encodes.
-        cache: Scenes.
-        view: SAM's view.
-        path: File for the embeddings, ending in ".npy"; one that is there is taken as it is.
-
-    Returns:
-        float16 (scenes, width, rows, columns), mapped from `path`.
-    """
-    if path.exists():
-        return np.load(path, mmap_mode="r")
-    spec = network.spec.visual_model.mask_decoder
-    shape = (len(cache), spec.width, *spec.grid_hw)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".partial")
-    array = np.lib.format.open_memmap(unfinished, mode="w+", dtype=np.float16, shape=shape)
-    encoder = _sam(network).image_encoder.eval()
-    device = next(encoder.parameters()).device
-    for first in range(0, len(cache), 64):
-        batch = normalized(cache.views[view.name][first : first + 64], view)
-        array[first : first + 64] = encoder(batch.to(device)).cpu().numpy()
-    array.flush()
-    unfinished.replace(path)
-    return np.load(path, mmap_mode="r")
 
 
 def tokenize(tokenizer: XlmRoberta, cache: SceneCache) -> np.ndarray:

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import cv2
 
+from ...calibration.simulation import simulate
+from ...runtime.bundle import Bundle
 from ...runtime.errors import UnknownNameError, UsageError
 from ...runtime.options import add_engine, add_json, positive
 from ...runtime.progress import Progress
 from ...runtime.segmenter import Segmenter
 from ...runtime.shelf import find_bundle
 from ...runtime.table import table
-from ..evaluate import TASKS, Evaluation, WorldRecipe, evaluate, figures
+from ..contenders import Contender, contender, settings_from_text
+from ..evaluate import MASK_TASKS, TASKS, Evaluation, WorldRecipe, evaluate, figures
 from ..evaluate_video import VideoRecipe, evaluate_video, video_figures
+from ..intervals import compare
 from ..world.catalogue import SPLITS
 
 PHRASES = 2000
@@ -34,16 +40,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     stills.add_argument(
         "--phrases", type=positive, metavar="N", help=f"least phrases of the first task ({PHRASES})"
     )
-    stills.add_argument("--tasks", metavar="A,B", help=", ".join(TASKS))
+    stills.add_argument("--tasks", metavar="A,B", help=", ".join(MASK_TASKS))
     stills.add_argument(
         "--wrong-words", action="store_true", help="ask another scene's phrases: the blind baseline"
     )
+    stills.add_argument(
+        "--intervals", action="store_true",
+        help="how far each bundle is ahead of the first, with 95 %% intervals over the phrases",
+    )  # fmt: skip
     clips = parser.add_argument_group("clips, in place of stills")
     clips.add_argument("--clips", type=positive, metavar="N", help="follow things through N clips")
     clips.add_argument(
         "--every", type=positive, metavar="K",
         help=f"segment each K-th frame, track the others ({EVERY})",
     )  # fmt: skip
+    parser.add_argument(
+        "--set", action="append", metavar="A=B,C=D",
+        help="score each bundle under these settings of its protocol; again for another contender",
+    )  # fmt: skip
+    parser.add_argument(
+        "--simulate",
+        action="store_true",
+        help="round on a CPU as TensorRT would, for bundles that only TensorRT runs",
+    )
     add_engine(parser)
     add_json(parser)
 
@@ -54,12 +73,20 @@ def run(args: argparse.Namespace) -> int:
     split, tasks = _split(args.data), _tasks(args.tasks)
     folders = [find_bundle(reference) for reference in args.bundles]
     with ExitStack() as stack, Progress("frames") as progress:
-        segmenters = [
-            stack.enter_context(Segmenter.open(folder, device=args.device, threads=args.threads))
+        contenders = [
+            contender(_bundle(folder, args, stack), settings_from_text(settings))
             for folder in folders
+            for settings in args.set or [""]
+        ]
+        segmenters = [
+            stack.enter_context(each.open(device=args.device, threads=args.threads))
+            for each in contenders
         ]
         if args.clips:
-            reports = [_clip_report(each, split, args, progress) for each in segmenters]
+            reports = [
+                _clip_report(*pair, split, args, progress)
+                for pair in zip(contenders, segmenters, strict=True)
+            ]
         else:
             recipe = WorldRecipe(
                 split=split,
@@ -68,17 +95,28 @@ def run(args: argparse.Namespace) -> int:
                 has_wrong_words=args.wrong_words,
             )
             found = evaluate(segmenters, recipe, on_frame=progress.step)
-            reports = [_report(*pair, args) for pair in zip(folders, found, strict=True)]
+            reports = [_report(*pair, args) for pair in zip(contenders, found, strict=True)]
+            if args.intervals:
+                _add_intervals(reports, found)
     lay_out = _clip_table if args.clips else _tables
     print(json.dumps(reports) if args.json else lay_out(reports))
     return 0
 
 
+def _bundle(folder: Path, args: argparse.Namespace, stack: ExitStack) -> Bundle:
+    """Read a bundle; one that is simulated lies in a folder of its own meanwhile."""
+    bundle = Bundle.read(folder)
+    if not args.simulate:
+        return bundle
+    scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    return simulate(bundle, scratch / folder.resolve().name)
+
+
 def _check_together(args: argparse.Namespace) -> None:
-    if args.clips and (args.phrases or args.tasks or args.wrong_words):
+    if args.clips and (args.phrases or args.tasks or args.wrong_words or args.intervals):
         raise UsageError(
-            "--clips ask their own phrases; got one of --phrases, --tasks and --wrong-words too; "
-            "leave it out"
+            "--clips ask their own phrases; got one of --phrases, --tasks, --wrong-words and "
+            "--intervals too; leave it out"
         )
     if args.every and not args.clips:
         raise UsageError(f"--every is for clips; got --every {args.every} alone; add --clips N")
@@ -94,21 +132,23 @@ def _split(data: str) -> str:
 def _tasks(listed: str | None) -> tuple[str, ...]:
     tasks = TASKS if listed is None else tuple(dict.fromkeys(listed.split(",")))
     for task in tasks:
-        if task not in TASKS:
-            raise UnknownNameError("each of --tasks", task, TASKS)
+        if task not in MASK_TASKS:
+            raise UnknownNameError("each of --tasks", task, MASK_TASKS)
     return tasks
 
 
 def _clip_report(
-    segmenter: Segmenter, split: str, args: argparse.Namespace, progress: Progress
-) -> dict[str, Any]:
+    contender: Contender, segmenter: Segmenter, split: str, args: argparse.Namespace,
+    progress: Progress,
+) -> dict[str, Any]:  # fmt: skip
     if args.threads:
         cv2.setNumThreads(args.threads)
     recipe = VideoRecipe(split=split, clips=args.clips, every=args.every or EVERY)
     found = evaluate_video(segmenter, recipe, on_frame=progress.step)
     return {
-        "bundle": segmenter.bundle.folder.name,
+        "bundle": contender.name,
         "data": args.data,
+        "is_simulated": args.simulate,
         "clips": recipe.clips,
         "ways": video_figures(found),
     }
@@ -125,12 +165,14 @@ def _clip_table(reports: list[dict[str, Any]]) -> str:
     return table(["bundle", "way", *names], rows)
 
 
-def _report(folder: Path, found: Evaluation, args: argparse.Namespace) -> dict[str, Any]:
-    size_bytes = sum(path.stat().st_size for path in folder.glob("stages/*"))
+def _report(contender: Contender, found: Evaluation, args: argparse.Namespace) -> dict[str, Any]:
+    stages = contender.bundle.folder.glob("stages/*")
+    size_bytes = sum(path.stat().st_size for path in stages)
     return {
-        "bundle": folder.resolve().name,
+        "bundle": contender.name,
         "data": args.data,
         "has_wrong_words": args.wrong_words,
+        "is_simulated": args.simulate,
         "frames": found.frames,
         "frame_ms": found.frame_ms,
         "stages_bytes": size_bytes,
@@ -138,11 +180,24 @@ def _report(folder: Path, found: Evaluation, args: argparse.Namespace) -> dict[s
     }
 
 
+def _add_intervals(reports: list[dict[str, Any]], found: list[Evaluation]) -> None:
+    """Put into each report how far it is ahead of the first."""
+    for report, each in zip(reports[1:], found[1:], strict=True):
+        report["ahead_of"] = reports[0]["bundle"]
+        report["ahead"] = {
+            task: {
+                metric: asdict(interval) | {"is_sure": interval.is_sure}
+                for metric, interval in compare(found[0].samples[task], scores).items()
+            }
+            for task, scores in sorted(each.samples.items())
+        }
+
+
 def _tables(reports: list[dict[str, Any]]) -> str:
     """Lay out a row for each bundle and task, then one for each bundle."""
-    names = list(next(iter(reports[0]["tasks"].values())))
+    names = list(dict.fromkeys(name for row in reports[0]["tasks"].values() for name in row))
     rows = [
-        [report["bundle"], task, *(_cell(values[name]) for name in names)]
+        [report["bundle"], task, *(_cell(values.get(name)) for name in names)]
         for task in reports[0]["tasks"]
         for report in reports
         for values in [report["tasks"][task]]
@@ -153,8 +208,23 @@ def _tables(reports: list[dict[str, Any]]) -> str:
     ]
     quality = table(["bundle", "task", *names], rows)
     cost = table(["bundle", "ms a frame", "stages MiB"], totals)
-    return f"{quality}\n\n{cost}"
+    return "\n\n".join(filter(None, (quality, _interval_table(reports), cost)))
 
 
-def _cell(value: float | int) -> str:
+def _interval_table(reports: list[dict[str, Any]]) -> str:
+    """Lay out a row for each bundle, task and metric; nothing where no intervals were asked for."""
+    rows = [
+        [report["bundle"], task, metric]
+        + [f"{interval[name]:+.2f}" for name in ("difference", "low", "high")]
+        for report in reports
+        for task, metrics in report.get("ahead", {}).items()
+        for metric, interval in metrics.items()
+    ]
+    header = ["ahead of the first", "task", "metric", "points", "from", "to"]
+    return table(header, rows) if rows else ""
+
+
+def _cell(value: float | int | None) -> str:
+    if value is None:
+        return "-"
     return str(value) if isinstance(value, int) else f"{value:.3f}"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from saymask.runtime.backends.llama_reference import find_spot
-from saymask.runtime.errors import DeviceError, EngineError
+from saymask.runtime.errors import DeviceError
 from saymask.runtime.language.opening import open_language
 
 from .. import tiny_gguf
@@ -40,9 +40,8 @@ def test_a_device():
         find_spot("cuda:0")
 
 
-def test_byte_pairs_are_for_llama_cpp(tmp_path):
+def test_byte_pairs(tmp_path):
     path = tiny_gguf.write(tmp_path / "model.gguf", tokenizer="gpt2")
     engine = open_language(path, context_tokens=8, backend="reference")
-    assert engine.prefill([[5]]).tokens == 1
-    with pytest.raises(EngineError, match="SentencePiece vocabularies alone; got 'gpt2'"):
-        engine.tokens("red")
+    ids = engine.tokens("the red<|end|>", special=True)
+    assert [engine.text([token]) for token in ids] == ["the", " red", "<|end|>"]

@@ -10,7 +10,12 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 
-from saymask.runtime.backends.openvino import ExecutedWork, executed_precisions, open_graph
+from saymask.runtime.backends.openvino import (
+    ExecutedWork,
+    executed_precisions,
+    integer_nodes,
+    open_graph,
+)
 from saymask.runtime.bundle import Bundle
 from saymask.runtime.errors import DeviceError, EngineError, MissingExtraError
 from saymask.runtime.spec import TensorSpec
@@ -120,9 +125,9 @@ def _rounded(tmp_path, zero: np.ndarray):
             node("QuantizeLinear", ["x", "scale", "zero"], ["xq"]),
             node("DequantizeLinear", ["xq", "scale", "zero"], ["xr"]),
             node("DequantizeLinear", ["first", "scales", "zeros"], ["w"], axis=1),
-            node("MatMul", ["xr", "w"], ["h"]),
-            node("Tanh", ["h"], ["s"]),
-            node("MatMul", ["s", "second"], ["y"]),
+            node("MatMul", ["xr", "w"], ["h"], "rounded"),
+            node("Tanh", ["h"], ["s"], "between"),
+            node("MatMul", ["s", "second"], ["y"], "real"),
         ],
         "rounded",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["rows", 64])],
@@ -141,8 +146,10 @@ def test_rounded_products_run_in_integers(tmp_path, zero):
         "int8": ExecutedWork(nodes=1, multiply_adds=10 * 64 * 32),
         "fp32": ExecutedWork(nodes=1, multiply_adds=10 * 32 * 16),
     }
-    with pytest.raises(EngineError, match=r"rounded\.onnx must take the shapes"):
-        executed_precisions(path, {"x": (10, 65)})
+    assert integer_nodes(path, {"x": (10, 64)}).intersection(("rounded", "real")) == {"rounded"}
+    for ask in (executed_precisions, integer_nodes):
+        with pytest.raises(EngineError, match=r"rounded\.onnx must take the shapes"):
+            ask(path, {"x": (10, 65)})
 
 
 def test_convolutions_are_counted(bundle):

@@ -36,6 +36,17 @@ def test_every_stage_of_every_bundle_is_timed_once_a_round(tiny_bundle, frame):
         assert (parts <= stages[END_TO_END]).all()
 
 
+def test_no_frame_follows_itself(tiny_bundle, frame):
+    seen: list[np.ndarray] = []
+    with Segmenter.open(tiny_bundle, device="cpu", threads=1) as segmenter:
+        segment = segmenter.segment
+        segmenter.segment = lambda image, phrases: seen.append(image) or segment(image, phrases)  # type: ignore[method-assign]
+        interleave([segmenter], _workload([frame], 4), step=lambda: None)
+    np.testing.assert_array_equal(seen[0], seen[2])
+    np.testing.assert_array_equal(seen[0], seen[1][:, ::-1])
+    assert not np.array_equal(seen[0], seen[1])
+
+
 class _Recorder:
     """Writes down who was asked for which frame."""
 

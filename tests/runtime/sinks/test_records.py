@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 
 from saymask.kernels.rle import decode
-from saymask.runtime.masks import Masks
+from saymask.runtime.masks import Masks, Said
 from saymask.runtime.sinks.records import RECORD_SCHEMA, records
 from saymask.runtime.sources.frame import Frame
 
@@ -32,6 +32,29 @@ def _fits(value: object, schema: dict) -> bool:
     if isinstance(value, dict):
         return all(_fits(member, schema["additionalProperties"]) for member in value.values())
     return True
+
+
+def test_what_a_system_wrote_down(frame):
+    said = Said(
+        answer="[083,222,417,667]\nYes",
+        reason="",
+        boxes_xyxy=np.float32([[10, 20, 50.004, 60]]),
+        points_xy=np.float32([[30, 40.333]]),
+        labels=np.array([1]),
+        confidences=np.float32([[0.91234567, 0.01]]),
+    )
+    written = replace(said, confidences=None)
+    masks = Masks.of(np.zeros((2, *frame.shape[:2]), bool), np.zeros(2, np.float32), ("a", "b"))
+    shot = Frame(image_hwc=frame, name="a.mp4", index=0, captured_ns=0, time_s=None)
+    found = json.loads(json.dumps(list(records(shot, replace(masks, said=(said, written))))))
+    assert all(_fits(record, RECORD_SCHEMA) for record in found)
+    assert found[0]["said"] == {
+        "answer": "[083,222,417,667]\nYes",
+        "reason": "",
+        "boxes_xyxy": [[10, 20, 50, 60]],
+        "points": [{"xy": [30, 40.33], "label": 1, "yes": 0.912346, "no": 0.01}],
+    }
+    assert found[1]["said"]["points"] == [{"xy": [30, 40.33], "label": 1, "yes": None, "no": None}]
 
 
 def test_records_are_json_that_fits_its_schema(frame):

@@ -78,6 +78,7 @@ def test_json_lines_say_everything(frame, masks):
         "box_xyxy": [10, 20, 50, 60],
         "score": 0.875,
         "area_px": 1600,
+        "said": None,
         "times_ms": {"image": 1.235, "mask": 2.0},
     }
     assert second["phrase"] == "blue"

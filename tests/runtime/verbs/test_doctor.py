@@ -3,6 +3,7 @@ import sys
 
 from saymask.runtime import machine
 from saymask.runtime.cli import main
+from saymask.runtime.verbs import doctor
 
 
 def _findings(capsys) -> dict:
@@ -64,6 +65,8 @@ def test_a_person_reads_one_line_for_each_fact(capsys):
         "onnxruntime",
         "tensorrt_rtx",
         "tensorrt",
+        "tensorrt_llm",
+        "edge_llm",
     ]
     assert libraries.startswith("library")
 
@@ -111,3 +114,18 @@ def test_libraries_of_engines_that_are_missing(monkeypatch, tmp_path, capsys):
     assert found["tensorrt"]["lacks_to_compile"] == {"tensorrt": "pip install 'saymask[tensorrt]'"}
     assert "tensorrt      no; pip install 'saymask[tensorrt]'" in text
     assert "tensorrt_rtx  no; pip install 'saymask[rtx]'" in text
+
+
+def test_what_runs_a_language_model_elsewhere(monkeypatch, capsys):
+    def version(name: str) -> str:
+        if name == "tensorrt_llm":
+            return "1.3.0"
+        raise doctor.PackageNotFoundError(name)
+
+    monkeypatch.setattr(doctor, "version", lambda name: "0" if name == "saymask" else version(name))
+    rows = {row["name"]: row["version"] for row in _findings(capsys)["language_runtimes"]}
+    assert rows == {"tensorrt_llm": "1.3.0", "edge_llm": None}
+    main(["doctor"])
+    text = capsys.readouterr().out
+    assert "tensorrt_llm  1.3.0\n" in text
+    assert "edge_llm      no; see github.com/NVIDIA/TensorRT-Edge-LLM\n" in text

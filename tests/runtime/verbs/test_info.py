@@ -1,10 +1,13 @@
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 
+from saymask.calibration.gate import Loss
+from saymask.calibration.gate_report import GateReport, Share, StageRow
 from saymask.calibration.plan import NodePlan
 from saymask.calibration.plan_file import Plan, StagePlan, plan_from_text, text_from_plan
 from saymask.runtime.bundle import Bundle
@@ -16,7 +19,7 @@ def test_a_person_reads_what_the_bundle_is(tiny_bundle, capsys):
     assert main(["info", str(tiny_bundle)]) == 0
     text = capsys.readouterr().out
     for said in (
-        "system     evf-sam tiny, fp32",
+        "system     evf-sam tiny, fp32 for cpu",
         "weights    tiny, licence CC0-1.0, SHA-256 000",
         "image   fp32       0.00  nothing else was asked for",
         "token_ids int64(phrases, tokens) -> prompt_embedding float32(phrases, 1, 4)",
@@ -24,6 +27,7 @@ def test_a_person_reads_what_the_bundle_is(tiny_bundle, capsys):
         "semantic '[semantic] {phrase}'",
         "quality: not measured",
         "latency: not compared",
+        "gate: nothing was quantized",
         f"engines: none; compile them with: saymask build {tiny_bundle} --target rtx",
         Bundle.read(tiny_bundle).manifest.files[0][1],
     ):
@@ -36,6 +40,7 @@ def test_a_program_reads_the_whole_manifest(tiny_bundle, capsys):
     sizes_bytes, folder = found.pop("sizes_bytes"), found.pop("folder")
     assert folder == str(tiny_bundle)
     assert found.pop("engines") == []
+    assert found.pop("report") is None
     assert sizes_bytes["golden.npz"] == (tiny_bundle / "golden.npz").stat().st_size
     assert found == json.loads((tiny_bundle / "bundle.json").read_text())
 
@@ -86,18 +91,56 @@ def test_engines_are_shown_by_what_was_asked_and_built(engine_bundle, capsys):
 
 
 @pytest.fixture
-def planned(tiny_bundle, tmp_path) -> Callable[[str], str]:
-    """Writes the bundle again with a plan file of some text."""
+def with_file(tiny_bundle, tmp_path) -> Callable[[str, str], str]:
+    """Writes the bundle again with one more file of some text."""
 
-    def planned(text: str) -> str:
+    def with_file(name: str, text: str) -> str:
         source = Bundle.read(tiny_bundle)
-        files = {
-            name: source.folder / name for name, _ in source.manifest.files if name != "golden.npz"
+        files: dict[str, bytes | Path] = {
+            listed: source.folder / listed for listed, _ in source.manifest.files
         }
-        files["plan.json"] = text.encode()
-        return str(Bundle.write(tmp_path / "planned", source.manifest, files, {}).folder)
+        files[name] = text.encode()
+        return str(Bundle.write(tmp_path / "more", source.manifest, files, {}).folder)
 
-    return planned
+    return with_file
+
+
+@pytest.fixture
+def planned(with_file) -> Callable[[str], str]:
+    """Writes the bundle again with a plan file of some text."""
+    return lambda text: with_file("plan.json", text)
+
+
+@pytest.mark.parametrize("is_here", [True, False])
+def test_what_the_gate_found_is_shown(with_file, capsys, is_here):
+    shares = [
+        Share(precision="int8", nodes=35, multiply_adds=969, share=0.969),
+        Share(precision="fp32", nodes=20, multiply_adds=31, share=0.031),
+    ]
+    stage = StageRow(
+        stage="image",
+        precision="int8-static",
+        cosine=0.99861,
+        speedup=1.653 if is_here else None,
+        size_ratio=0.309,
+        shares=tuple(shares) if is_here else (),
+    )
+    report = GateReport(budget=1.0, loss=Loss(lost=0.08, apart=1.93), stages=(stage,), tasks=())
+    folder = with_file("report.json", json.dumps(asdict(report)))
+    assert main(["info", folder]) == 0
+    text = capsys.readouterr().out
+    assert (
+        "gate: 0.08 points of gIoU lost of 1 allowed; masks 1.93 points of IoU apart from FP32's"
+    ) in text
+    executed = "96.9 % in int8 (35 nodes), 3.1 % in fp32 (20 nodes)"
+    row = ["image", "int8-static", "0.99861"]
+    row += (
+        ["1.65", "0.31", *executed.split()] if is_here else ["-", "0.31", "not", "executed", "here"]
+    )
+    assert row in [line.split() for line in text.splitlines()]
+    assert main(["info", folder, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["report"]
+    assert found == json.loads(json.dumps(asdict(report)))
 
 
 def test_the_plan_is_shown_node_by_node(planned, capsys):

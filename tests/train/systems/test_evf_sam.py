@@ -20,12 +20,10 @@ from saymask.train.systems.evf_sam import (
     MAX_TOKENS,
     EvfSamRecipe,
     EvfSamTraining,
-    embed_scenes,
     tokenize,
     train,
     train_joint,
 )
-from saymask.train.views import normalized
 
 PHASES = ("sam", "beit3", "joint")
 NEVER_READ = (
@@ -63,7 +61,7 @@ def state(folder, phase: str) -> dict[str, torch.Tensor]:
 
 def test_systems_are_found_by_name():
     assert system_module("evf-sam") is evf_sam
-    with pytest.raises(UnknownNameError, match="system must be one of evf-sam; got 'sam'"):
+    with pytest.raises(UnknownNameError, match="must be one of evf-sam, sam4mllm; got 'sam'"):
         system_module("sam")
     assert all(hasattr(system_module(name), "train") for name in SYSTEMS)
 
@@ -174,25 +172,6 @@ def test_the_joint_loss_is_the_masks_and_a_share_of_the_groundings(network, grou
         assert figures[name].item() == pytest.approx(value.item(), rel=1e-4), name
     assert loss.item() == pytest.approx((bce + dice + 0.3 * alone).item(), rel=1e-4)
     assert figures["images"].item() == 2
-
-
-def test_embeddings_are_the_encoders(network, cache, mini_views, tmp_path):
-    path = tmp_path / "new" / "embeddings.npy"
-    embeddings = embed_scenes(network, cache, mini_views[0], path)
-    assert embeddings.dtype == np.float16
-    assert embeddings.shape == (24, 128, 15, 20)
-    with torch.no_grad():
-        images = normalized(cache.views["sam"][4:6], mini_views[0])
-        truth = network.visual_model.image_encoder.eval()(images).numpy()
-    np.testing.assert_allclose(embeddings[4:6], truth, rtol=2e-3, atol=2e-3)
-    assert [file.name for file in path.parent.iterdir()] == ["embeddings.npy"]
-
-
-def test_embeddings_that_are_there_are_not_made_again(network, cache, mini_views, tmp_path):
-    kept = np.ones((24, 2), np.float16)
-    np.save(tmp_path / "embeddings.npy", kept)
-    found = embed_scenes(network, cache, mini_views[0], tmp_path / "embeddings.npy")
-    np.testing.assert_array_equal(found, kept)
 
 
 def test_ids_are_padded_to_one_length(trained, learned, ids):

@@ -1,9 +1,11 @@
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from saymask.runtime.bundle import Bundle
 from saymask.runtime.cli import main
 
 CPU = ("--device", "cpu", "--threads", "1")
@@ -55,6 +57,54 @@ def test_a_person_reads_tables(tiny_bundle, capsys, monkeypatch):
     assert len(cost.splitlines()) == 3
 
 
+def test_what_only_tensorrt_runs_is_simulated(tiny_bundle, fp8_bundle, capsys):
+    assert main(["eval", str(fp8_bundle), *FEW]) == 1
+    assert "refuses" in capsys.readouterr().err
+    plain, small = report(capsys, tiny_bundle, fp8_bundle, "--simulate")
+    assert small["bundle"] == "tiny-fp8-rtx"
+    assert plain["is_simulated"] is small["is_simulated"] is True
+    assert plain["tasks"].keys() == small["tasks"].keys()
+
+
+@pytest.fixture
+def set_bundle(tiny_bundle, tmp_path) -> Path:
+    """The tiny bundle with a setting, which its system does not read."""
+    tiny = Bundle.read(tiny_bundle)
+    files = {name: tiny_bundle / name for name, _ in tiny.manifest.files if name != "golden.npz"}
+    manifest = replace(tiny.manifest, settings=(("keep_yes", "0.9"), ("count", "1")))
+    return Bundle.write(tmp_path / "set", manifest, files, tiny.golden()).folder
+
+
+def test_a_bundle_competes_under_several_settings(set_bundle, capsys):
+    words = ("--tasks", "single", "--set", "keep_yes=0.6", "--set", "keep_yes=0.8,count=0+")
+    first, second = report(capsys, set_bundle, *words)
+    assert first["bundle"] == "set keep_yes=0.6"
+    assert second["bundle"] == "set keep_yes=0.8,count=0+"
+    assert first["tasks"] == second["tasks"]
+
+
+def test_how_far_bundles_are_apart_is_said_with_intervals(tiny_bundle, set_bundle, capsys):
+    words = (tiny_bundle, set_bundle, tiny_bundle, "--intervals", "--tasks", "single")
+    first, *others = report(capsys, *words)
+    assert "ahead" not in first
+    for other in others:
+        assert other["ahead_of"] == "tiny"
+        assert set(other["ahead"]) == set(other["tasks"])
+        nothing = {"difference": 0, "low": 0, "high": 0, "is_sure": False}
+        assert other["ahead"]["single"] == {"gIoU": nothing, "cIoU": nothing}
+    assert main(["eval", *map(str, words), *FEW]) == 0
+    _, intervals, _ = capsys.readouterr().out.split("\n\n")
+    assert intervals.splitlines()[0].split()[-3:] == ["points", "from", "to"]
+    assert "set" in intervals
+
+
+def test_groups_are_asked_when_they_are_named(tiny_bundle, capsys):
+    (found,) = report(capsys, tiny_bundle, "--tasks", "multi")
+    assert {"N-acc", "T-acc"} <= set(found["tasks"]["multi"])
+    assert main(["eval", str(tiny_bundle), "--tasks", "multi", *FEW]) == 0
+    assert " - " in capsys.readouterr().out, "what no phrase bears on"
+
+
 def clips(capsys, *words) -> str:
     assert main(["eval", *map(str, words), "--clips", "1", *CPU]) == 0
     return capsys.readouterr().out
@@ -97,7 +147,7 @@ def test_flags_that_do_not_go_together(tiny_bundle, capsys, words, said):
     [
         (["--data", "coco"], 2, "--data must be one of world:test, world:train, world:val; got"),
         (["--data", "world:dev"], 2, "got 'world:dev'"),
-        (["--tasks", "single,chat"], 2, "must be one of part, semantic, single; got 'chat'"),
+        (["--tasks", "single,chat"], 2, "must be one of multi, part, semantic, single; got 'chat'"),
         (["--phrases", "0"], 2, "whole number from 1"),
         (["--device", "cuda:99"], 4, "cuda:99"),
     ],

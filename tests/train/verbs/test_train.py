@@ -24,7 +24,7 @@ def test_it_goes_on_and_says_where_the_checkpoint_is(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["evf"], "system must be one of evf-sam; got 'evf'"),
+        (["evf"], "system must be one of evf-sam, sam4mllm; got 'evf'"),
         (["evf-sam", "--scale", "0"], "--scale must be above 0 and at most 1; got 0"),
         (["evf-sam", "--scale", "1.5"], "got 1.5"),
         (["evf-sam", "--scale", "nan"], "got nan"),
