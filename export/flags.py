@@ -5,12 +5,17 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ..runtime.errors import UsageError
 from ..runtime.options import positive
 
-__all__ = ["GPU_ONLY", "add_precision"]
+__all__ = ["GPU_ONLY", "add_precision", "language_of"]
 
 GPU_ONLY = ("fp8", "int8-weights", "int4-weights")
 """Precisions that only TensorRT has."""
+_TENSORRT_LLM = "TENSORRT-LLM"
+"""The format of a language model that becomes a quantized folder."""
+_FOLDERS = {"fp8": "fp8", "int8": "int8-sq", "int4-weights": "int4-awq"}
+"""Precision -> what such a folder is held in, if nothing else is asked for."""
 
 
 def add_precision(parser: argparse.ArgumentParser) -> None:
@@ -26,18 +31,12 @@ def add_precision(parser: argparse.ArgumentParser) -> None:
             f"--{name}", dest="precision", action="store_const", const=name, help=text
         )
     parser.set_defaults(precision="fp32")
-    parser.add_argument(
-        "--llm",
-        type=str.upper,
-        metavar="FORMAT",
-        help="what a language model's matrices are held in: f32, f16, bf16, q8_0, q6_k, q5_k_m, "
-        "q4_k_m or q4_0 (f16; q8_0 with --int8, q4_k_m with --int4-weights)",
-    )
+    _add_language(parser)
     parser.add_argument(
         "--target",
         choices=("cpu", "openvino", "rtx", "tensorrt"),
         help="what the graphs are written for: cpu is ONNX Runtime's (cpu; rtx for what only "
-        "TensorRT has)",
+        "TensorRT has, and beside tensorrt-llm)",
     )
     _add_calibration(parser)
     _add_quantizer(parser)
@@ -47,6 +46,51 @@ def add_precision(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--work", type=Path, metavar="DIR", help="keep measurements there, to go on after a stop"
     )
+
+
+def language_of(args: argparse.Namespace) -> tuple[str | None, str | None]:
+    """Return what `ExportRecipe.language` and `.tensorrt_llm` are.
+
+    Raises:
+        UsageError: The flags do not go together.
+    """
+    if args.llm != _TENSORRT_LLM:
+        if args.folder:
+            raise UsageError(
+                f"--{args.folder} must go with --llm tensorrt-llm; got --llm {args.llm or 'none'}; "
+                "add it or take a format of GGUF"
+            )
+        return args.llm, None
+    folder = args.folder or _FOLDERS.get(args.precision)
+    if folder is None:
+        raise UsageError(
+            "--llm tensorrt-llm must go with --int4-awq, --int8-sq or --fp8; got none of them; "
+            "add one"
+        )
+    return None, folder
+
+
+def _add_language(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--llm",
+        type=str.upper,
+        metavar="FORMAT",
+        help="what a language model's matrices are held in: f32, f16, bf16, q8_0, q6_k, q5_k_m, "
+        "q4_k_m or q4_0; or tensorrt-llm, a folder for that and for TensorRT Edge-LLM, made by "
+        "--modelopt-python (f16; q8_0 with --int8, q4_k_m with --int4-weights)",
+    )
+    folder = parser.add_mutually_exclusive_group()
+    for name, text in (
+        ("int4-awq", "INT4 weights, scaled by AWQ (with --int4-weights)"),
+        ("int8-sq", "INT8 weights and inputs, smoothed by SmoothQuant (with --int8)"),
+    ):
+        folder.add_argument(
+            f"--{name}",
+            dest="folder",
+            action="store_const",
+            const=name,
+            help=f"of tensorrt-llm: {text}",
+        )
 
 
 def _add_calibration(parser: argparse.ArgumentParser) -> None:

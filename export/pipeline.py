@@ -26,6 +26,7 @@ from ..calibration.session import tensors_from_values
 from ..calibration.storage import save
 from ..runtime.bundle import Bundle
 from ..runtime.errors import CheckpointError, UnknownNameError, UsageError
+from ..runtime.language.quantized_folder import ALGORITHMS
 from ..runtime.live.memory_tracking import MEMORY_STAGES
 from ..runtime.machine import processor_name
 from ..runtime.masks import Masks
@@ -48,7 +49,13 @@ from .language.stage import is_whole, whole_stage
 from .quantization import Quantized, Reference, quantize_stages
 from .quantizers import quantizer
 from .recipe import FORCEABLE, LANGUAGE_FORMATS, PRECISIONS, ExportRecipe
-from .rounding import golden_reading, judge_language, readings_of, round_language
+from .rounding import (
+    golden_reading,
+    judge_language,
+    put_tensorrt_llm,
+    readings_of,
+    round_language,
+)
 from .steps import Steps
 from .systems import system_module
 from .verify import verify
@@ -88,6 +95,7 @@ def export(recipe: ExportRecipe, say: Callable[[str], None]) -> Bundle:
         manifest, graphs = _trace(recipe, checkpoint, module, Path(scratch), steps)
         draft = _write(Path(scratch, "fp32"), manifest, graphs, checkpoint, {})
         is_rounded = LANGUAGE in graphs and not is_whole(recipe.language_format)
+        reads_all = is_rounded or recipe.tensorrt_llm is not None
         with (
             steps.step("run", f" {len(samples)} pictures in FP32"),
             closing(open_system(draft, device="cpu", threads=recipe.threads)) as system,
@@ -95,7 +103,7 @@ def export(recipe: ExportRecipe, say: Callable[[str], None]) -> Bundle:
             reference = _observe(system, samples)
             followed = _follow(system, samples[0])
             golden = _golden(system, samples, followed)
-            readings = readings_of(system, samples if is_rounded else samples[:1])
+            readings = readings_of(system, samples if reads_all else samples[:1])
         golden |= golden_reading(draft, readings, threads=recipe.threads)
         _verify(recipe, checkpoint, module, {**reference.runs, **followed}, steps)
         plan, report, scores = _no_plan(recipe, manifest), None, reference.scores
@@ -103,6 +111,9 @@ def export(recipe: ExportRecipe, say: Callable[[str], None]) -> Bundle:
             manifest = round_language(recipe, manifest, graphs, readings, Path(scratch), steps)
             draft = _write(Path(scratch, "rounded"), manifest, graphs, checkpoint, {})
             report, scores = judge_language(recipe, draft, samples, reference, steps)
+        if recipe.tensorrt_llm:
+            source, folder = module.language_of(checkpoint), Path(scratch, "tensorrt_llm")
+            manifest = put_tensorrt_llm(recipe, manifest, graphs, source, readings, folder, steps)
         if recipe.precision != "fp32":
             found = _quantized(recipe, draft, graphs, samples, reference, Path(scratch), steps)
             manifest = _with_choices(manifest, found)
@@ -111,8 +122,7 @@ def export(recipe: ExportRecipe, say: Callable[[str], None]) -> Bundle:
                 graphs[name] = save(choice.candidate.model, Path(scratch, f"{name}.small.onnx"))
         with steps.step("write"):
             manifest = _with_quality(manifest, samples, reference.scores, scores)
-            files = _said(plan, report)
-            bundle = _write(recipe.out, manifest, graphs, checkpoint, golden, files)
+            bundle = _write(recipe.out, manifest, graphs, checkpoint, golden, _said(plan, report))
     for line in steps.lines():
         say(line)
     return bundle
@@ -125,6 +135,8 @@ def _check_names(recipe: ExportRecipe) -> None:
         raise UnknownNameError(
             "a language model's format", recipe.language_format, LANGUAGE_FORMATS
         )
+    if recipe.tensorrt_llm not in (None, *ALGORITHMS):
+        raise UnknownNameError("a precision for TensorRT-LLM", recipe.tensorrt_llm, ALGORITHMS)
     if recipe.precision != "fp32" and (recipe.target, recipe.precision) not in FORMS:
         known = [target for target, precision in FORMS if precision == recipe.precision]
         raise UnknownNameError(f"the target of {recipe.precision}", recipe.target, known)
@@ -140,10 +152,11 @@ def _checkpoint(recipe: ExportRecipe, module: ModuleType) -> Checkpoint:
             f"the checkpoint must be of {recipe.system}; {checkpoint.folder / CONFIG_FILE} says "
             f"{checkpoint.config.system!r}; name that system or another checkpoint"
         )
-    if recipe.language and module.language_of(checkpoint) is None:
+    held = recipe.tensorrt_llm or recipe.language
+    if held and module.language_of(checkpoint) is None:
         raise UsageError(
             f"--llm must go with a system that has a language model; {recipe.system} has none; "
-            f"got {recipe.language}; leave it out"
+            f"got {held}; leave it out"
         )
     return checkpoint
 

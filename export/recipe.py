@@ -40,6 +40,9 @@ class ExportRecipe:
     language: str | None = None
     """One of `LANGUAGE_FORMATS` for the matrices of a system's language model; None takes the one
     that goes with the precision."""
+    tensorrt_llm: str | None = None
+    """One of `quantized_folder.ALGORITHMS`: the language model becomes a folder for TensorRT-LLM,
+    which is not run here, so the whole one takes its part meanwhile; `language` is None then."""
     target: str = "cpu"
     """What the graphs are written for: a key of `runtime.engine.CPU_BACKENDS`."""
     samples: Path | None = None
@@ -75,5 +78,5 @@ class ExportRecipe:
 
     @property
     def language_format(self) -> str:
-        """What a language model's matrices are held in."""
-        return self.language or _LANGUAGE[self.precision]
+        """What a language model's matrices are held in while it runs here."""
+        return self.language or _LANGUAGE["fp32" if self.tensorrt_llm else self.precision]

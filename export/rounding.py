@@ -18,15 +18,22 @@ from ..runtime.errors import GateError
 from ..runtime.language.parts import Part
 from ..runtime.prompt import prompts_from
 from ..runtime.replay import NEXT_TOKEN, PART, next_token_logits
-from ..runtime.spec import Manifest
+from ..runtime.spec import Manifest, StageSpec
 from ..runtime.systems import System, open_system
+from .language.folder_stage import folder_stage
 from .language.stage import STAGE as LANGUAGE
-from .language.stage import quantized_stage
+from .language.stage import LanguageSource, quantized_stage
 from .quantization import Reference
 from .recipe import ExportRecipe
 from .steps import Steps
 
-__all__ = ["golden_reading", "judge_language", "readings_of", "round_language"]
+__all__ = [
+    "golden_reading",
+    "judge_language",
+    "put_tensorrt_llm",
+    "readings_of",
+    "round_language",
+]
 
 PHRASES = 2
 """Phrases of each picture that are read."""
@@ -78,9 +85,45 @@ def round_language(
         rounded, files = quantized_stage(
             graphs[LANGUAGE][0], recipe.language_format, readings, folder, threads=recipe.threads
         )
+    return _put(manifest, graphs, rounded, files, steps)
+
+
+def put_tensorrt_llm(
+    recipe: ExportRecipe,
+    manifest: Manifest,
+    graphs: dict[str, list[Path]],
+    source: LanguageSource,
+    readings: Sequence[Sequence[Part]],
+    folder: Path,
+    steps: Steps,
+) -> Manifest:
+    """Put a folder for TensorRT-LLM in the place of the whole language model.
+
+    It is not run here: the graphs are judged beside the whole one.
+    """
+    assert recipe.tensorrt_llm is not None  # It is what is called for.
+    with steps.step(f"quantize {LANGUAGE}"):
+        stage, files = folder_stage(
+            source,
+            recipe.tensorrt_llm,
+            readings,
+            folder,
+            python=recipe.modelopt_python,
+            say=steps.say,
+        )
+    return _put(manifest, graphs, stage, files, steps)
+
+
+def _put(
+    manifest: Manifest,
+    graphs: dict[str, list[Path]],
+    language: StageSpec,
+    files: list[Path],
+    steps: Steps,
+) -> Manifest:
     graphs[LANGUAGE] = files
-    steps.say(f"chose {LANGUAGE}: {rounded.reason}")
-    stages = (rounded if stage.name == LANGUAGE else stage for stage in manifest.stages)
+    steps.say(f"chose {LANGUAGE}: {language.reason}")
+    stages = (language if stage.name == LANGUAGE else stage for stage in manifest.stages)
     return replace(manifest, stages=tuple(stages))
 
 

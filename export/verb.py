@@ -6,12 +6,19 @@ import argparse
 import json
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from ..runtime.bundle import Bundle
 from ..runtime.errors import UnknownNameError, require
+from ..runtime.language.tensorrt_llm import commands_by_device
 from ..runtime.options import add_json, positive
 from ..runtime.progress import Progress
-from .flags import GPU_ONLY, add_precision
+from ..runtime.spec import Manifest
+from .flags import GPU_ONLY, add_precision, language_of
 from .systems import SYSTEMS, system_module
+
+if TYPE_CHECKING:
+    from .recipe import ExportRecipe
 
 __all__ = ["add_arguments", "run"]
 
@@ -67,22 +74,40 @@ def run(args: argparse.Namespace) -> int:
         raise UnknownNameError("system", args.system, SYSTEMS)
     for library in ("torch", "onnx", "onnxscript", "safetensors"):
         require(library, extra="export")
-    from ..calibration.observers import Observer
     from .pipeline import export
+
+    recipe = _recipe(args)
+    with Progress("export") as progress:
+        bundle = export(recipe, progress.say)
+    commands = _device_commands(bundle.manifest, recipe.out)
+    if args.json:
+        print(json.dumps({**_report(bundle, recipe.out), "device_commands": commands}))
+        return 0
+    print(f"wrote {recipe.out}; look at it with: saymask info {recipe.out}")
+    for stage, ways in commands.items():
+        for device, lines in ways.items():
+            print(f"{stage} on {device}: {' && '.join(lines)}")
+    return 0
+
+
+def _recipe(args: argparse.Namespace) -> ExportRecipe:
+    from ..calibration.observers import Observer
     from .recipe import ExportRecipe
 
-    target = args.target or ("rtx" if args.precision in GPU_ONLY else "cpu")
+    language, folder = language_of(args)
+    target = args.target or ("rtx" if folder or args.precision in GPU_ONLY else "cpu")
     name = Path(args.checkpoint or system_module(args.system).MINIATURE).resolve().name
-    forms = (args.precision, args.llm and args.llm.lower(), None if target == "cpu" else target)
-    suffix = "-".join(filter(None, forms))
-    recipe = ExportRecipe(
+    held = f"tensorrt-llm-{folder}" if folder else language and language.lower()
+    suffix = "-".join(filter(None, (args.precision, held, None if target == "cpu" else target)))
+    return ExportRecipe(
         system=args.system,
         out=args.out or BUNDLES / f"{name}-{suffix}",
         checkpoint=args.checkpoint,
         switches=tuple(args.switch),
         precision=args.precision,
         target=target,
-        language=args.llm,
+        language=language,
+        tensorrt_llm=folder,
         calib=args.calib,
         calib_images=args.calib_images,
         calib_phrases=args.calib_phrases,
@@ -98,11 +123,12 @@ def run(args: argparse.Namespace) -> int:
         max_iou_drop=args.max_iou_drop,
         threads=args.threads,
     )
-    with Progress("export") as progress:
-        bundle = export(recipe, progress.say)
+
+
+def _report(bundle: Bundle, out: Path) -> dict[str, Any]:
     manifest = bundle.manifest
-    report = {
-        "bundle": str(recipe.out),
+    return {
+        "bundle": str(out),
         "stages": {stage.name: stage.precision for stage in manifest.stages},
         "quality": [
             {"task": row.task, "phrases": row.phrase_count, "fp32": row.fp32, "this": row.this}
@@ -110,11 +136,15 @@ def run(args: argparse.Namespace) -> int:
         ],
         "bytes": sum(path.stat().st_size for path in bundle.folder.rglob("*") if path.is_file()),
     }
-    if args.json:
-        print(json.dumps(report))
-    else:
-        print(f"wrote {recipe.out}; look at it with: saymask info {recipe.out}")
-    return 0
+
+
+def _device_commands(manifest: Manifest, out: Path) -> dict[str, dict[str, tuple[str, ...]]]:
+    """Say how what saymask does not run is started, by stage and device."""
+    return {
+        stage.name: commands_by_device(out / stage.file, precision=stage.precision)
+        for stage in manifest.stages
+        if stage.is_folder
+    }
 
 
 def _switch(text: str) -> tuple[str, str]:

@@ -150,9 +150,9 @@ def _check_listed(manifest: Manifest, *, origin: str) -> None:
     vocabulary = [manifest.tokenizer.file] if manifest.tokenizer else []
     for name in [*(stage.file for stage in manifest.stages), *vocabulary, _GOLDEN]:
         if name not in listed:
+            found = ", ".join(sorted(name for name, _ in manifest.files))
             raise BundleError(
-                f"{origin}: files must list {name!r}; it lists {', '.join(sorted(map(str, paths)))}; "
-                "export the bundle again"
+                f"{origin}: files must list {name!r}; it lists {found}; export the bundle again"
             )
 
 

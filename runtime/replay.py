@@ -100,6 +100,8 @@ def replay(
     passed_on: dict[str, np.ndarray] = {}
     masks: dict[str, np.ndarray] = {}
     for stage in bundle.manifest.stages:
+        if stage.is_folder:
+            continue  # Nothing here runs it.
         if not stage.is_graph:
             said = next_token_logits(
                 bundle, stage.name, golden.parts(stage.name), device=device, threads=threads
@@ -197,7 +199,7 @@ class _Golden:
 def _iou(a: np.ndarray, b: np.ndarray) -> float:
     """Divide what both masks cover by what one of them covers; two empty masks agree."""
     union = np.count_nonzero(a | b)
-    return np.count_nonzero(a & b) / union if union else 1.0
+    return float(np.count_nonzero(a & b) / union) if union else 1.0
 
 
 def _norm(array: np.ndarray) -> float:

@@ -117,6 +117,21 @@ class Segmenter:
         masks = self._system.finish(inferred)
         return replace(masks, labels=tuple(map(self._said, masks.labels)))
 
+    def answer(self, frame: np.ndarray, question: str) -> str:
+        """Answer a question about a frame in words.
+
+        Args:
+            frame: (H, W, 3) uint8 RGB.
+            question: Such as "How many mugs are there?"; it is put into no template.
+
+        Raises:
+            UsageError: The bundle's system asks no language model.
+            FrameError: `frame` is not such an array.
+            PromptError: The question is empty or over-long.
+            EngineError: A stage failed.
+        """
+        return self._system.answer(frame, Prompt(question))
+
     def open_tracker(self) -> Tracker | None:
         """Return the system's own tracker for one stream; None where it has none.
 

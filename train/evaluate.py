@@ -168,6 +168,11 @@ def _add(samples: dict[str, list[Score]], expression: Expression, score: Score) 
         samples.setdefault(key, []).append(score)
 
 
+def word_figures(answers: Sequence[bool]) -> dict[str, float | int]:
+    """Return answers, right or wrong, as the figures that are printed, shares in [0, 1]."""
+    return {"phrases": len(answers), "accuracy": statistics.fmean(answers)}
+
+
 def figures(score: Score) -> dict[str, float | int]:
     """Return a score as the figures that are printed, shares in [0, 1].
 

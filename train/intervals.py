@@ -5,7 +5,7 @@ Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 1
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,28 +55,62 @@ def compare(
     Raises:
         UsageError: They are not of equally many phrases, or of none.
     """
-    if len(first) != len(second) or not first:
-        raise UsageError(
-            "two bundles are compared on the same phrases, at least one; got "
-            f"{len(first)} and {len(second)}; ask both the same"
-        )
     pair = [
         np.array([(one.iou_sum, one.intersection_pixels, one.union_pixels) for one in scores])
         for scores in (first, second)
     ]
+    return dict(zip(("gIoU", "cIoU"), _intervals(pair, _overlaps, seed), strict=True))
+
+
+def compare_words(
+    first: Sequence[bool], second: Sequence[bool], *, seed: int = 0
+) -> dict[str, Interval]:
+    """Compare how often two bundles are right about the same questions.
+
+    Args:
+        first: Whether each answer is right.
+        second: Likewise, in the same order.
+        seed: Seeds the drawing.
+
+    Returns:
+        "accuracy" -> second minus first.
+
+    Raises:
+        UsageError: They are not of equally many questions, or of none.
+    """
+    (interval,) = _intervals([np.array(first), np.array(second)], _accuracy, seed)
+    return {"accuracy": interval}
+
+
+def _intervals(
+    pair: Sequence[np.ndarray], figures: Callable[[np.ndarray], np.ndarray], seed: int
+) -> list[Interval]:
+    """Return the interval of each figure of a set of phrases, each phrase a row of a table."""
+    phrases = len(pair[0])
+    if phrases != len(pair[1]) or not phrases:
+        raise UsageError(
+            "two bundles are compared on the same phrases, at least one; got "
+            f"{phrases} and {len(pair[1])}; ask both the same"
+        )
+
+    def difference(rows: np.ndarray) -> np.ndarray:
+        first, second = (figures(table[rows]) for table in pair)
+        return 100 * (second - first)
+
     rng = np.random.default_rng(seed)
-    as_they_are = _differences(pair, np.arange(len(first)))
-    drawn = [_differences(pair, rng.integers(len(first), size=len(first))) for _ in range(DRAWS)]
-    edges = (1 - SHARE) / 2, (1 + SHARE) / 2
-    ends = np.quantile(drawn, edges, axis=0)
-    return {
-        name: Interval(difference=float(point), low=float(low), high=float(high))
-        for name, point, low, high in zip(("gIoU", "cIoU"), as_they_are, *ends, strict=True)
-    }
+    drawn = [difference(rng.integers(phrases, size=phrases)) for _ in range(DRAWS)]
+    ends = np.quantile(drawn, ((1 - SHARE) / 2, (1 + SHARE) / 2), axis=0)
+    return [
+        Interval(difference=float(point), low=float(low), high=float(high))
+        for point, low, high in zip(difference(np.arange(phrases)), *ends, strict=True)
+    ]
 
 
-def _differences(pair: Sequence[np.ndarray], rows: np.ndarray) -> np.ndarray:
-    """Return the differences in points of gIoU and cIoU over some phrases."""
-    sums = [columns[rows].sum(0) for columns in pair]
-    first, second = (np.array([iou / len(rows), part / max(1, all_)]) for iou, part, all_ in sums)
-    return 100 * (second - first)
+def _overlaps(rows: np.ndarray) -> np.ndarray:
+    """Return gIoU and cIoU of rows of an IoU and the pixels of intersection and union."""
+    iou, shared, all_ = rows.sum(0)
+    return np.array([iou / len(rows), shared / max(1, all_)])
+
+
+def _accuracy(rows: np.ndarray) -> np.ndarray:
+    return rows.mean(keepdims=True)

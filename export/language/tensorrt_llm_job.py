@@ -11,7 +11,7 @@ import importlib
 import json
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -70,32 +70,36 @@ def quantize(source: Path, folder: Path, target: Path, precision: str) -> int:
     ).to(device)
 
     def read(parts: list[np.ndarray]) -> Any:
+        """Return (n, vocabulary) logits of what follows each of n things."""
         table = model.get_input_embeddings()
         tensors = [torch.from_numpy(part).to(device) for part in parts]
         vectors = [part.to(table.weight) if part.ndim == 2 else table(part) for part in tensors]
         return model(inputs_embeds=torch.cat(vectors)[None], use_cache=False).logits[0]
 
-    def judge() -> tuple[float, np.ndarray]:
-        """Return the perplexity of all tokens that follow something, and (n,) likeliest ones."""
-        logs, likeliest = [], []
-        for parts in texts(folder):
-            items = [part if part.ndim == 1 else np.full(len(part), -1) for part in parts]
-            following = torch.from_numpy(np.concatenate(items)[1:]).to(device)
-            (at,) = torch.where(following >= 0)
-            found = read(parts)[at].float().log_softmax(-1)
-            logs.append(found[torch.arange(len(at)), following[at]])
-            likeliest.append(found.argmax(-1))
-        return math.exp(-torch.cat(logs).mean()), torch.cat(likeliest).cpu().numpy()
-
     with torch.no_grad():
-        before, whole = judge()
+        before, whole = _judge(torch, read, folder)
         config = {**getattr(quantization, CONFIGS[precision]), **ALGORITHMS.get(precision, {})}
         quantization.quantize(model, config, lambda model: [None for _ in map(read, texts(folder))])
-        after, small = judge()
+        after, small = _judge(torch, read, folder)
         export.export_hf_checkpoint(model, export_dir=target)
     loss = {"before": before, "after": after, "agreement": float((whole == small).mean())}
     (folder / LOSS_FILE).write_text(json.dumps(loss), "utf-8")
     return 0
+
+
+def _judge(
+    torch: Any, read: Callable[[list[np.ndarray]], Any], folder: Path
+) -> tuple[float, np.ndarray]:
+    """Return the perplexity of all tokens that follow something, and (n,) likeliest ones."""
+    logs, likeliest = [], []
+    for parts in texts(folder):
+        items = [part if part.ndim == 1 else np.full(len(part), -1) for part in parts]
+        following = torch.from_numpy(np.concatenate(items)[1:])
+        (at,) = torch.where(following >= 0)
+        found = read(parts)[at].float().log_softmax(-1).cpu()
+        logs.append(found[torch.arange(len(at)), following[at]])
+        likeliest.append(found.argmax(-1))
+    return math.exp(-torch.cat(logs).mean()), torch.cat(likeliest).numpy()
 
 
 if __name__ == "__main__":

@@ -75,6 +75,14 @@ class System(Protocol):
         """Take the three steps one after the other."""
         ...
 
+    def answer(self, frame: np.ndarray, question: Prompt) -> str:
+        """Answer a question about a frame in words.
+
+        Raises:
+            UsageError: It asks no language model.
+        """
+        ...
+
     def open_tracker(self) -> Tracker | None:
         """Return a tracker of its own, on its engines; None where it has none."""
         ...

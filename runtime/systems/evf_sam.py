@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import NoReturn
 
 import numpy as np
 
 from ..bundle import Bundle
 from ..engine import Engine, open_engines
+from ..errors import UsageError
 from ..geometry import Placement, back, fit
 from ..live.memory_tracking import MEMORY_STAGES, MemoryTracker
 from ..masks import Masks
@@ -142,6 +144,13 @@ class EvfSam:
     def segment(self, frame: np.ndarray, prompts: tuple[Prompt, ...]) -> Masks:
         """Take the three steps: one mask for each prompt, in their order; see each for errors."""
         return self.finish(self.infer(self.prepare(frame, prompts)))
+
+    def answer(self, frame: np.ndarray, question: Prompt) -> NoReturn:
+        """Refuse, as a UsageError: BEiT-3 writes no words."""
+        raise UsageError(
+            "questions that words answer must go to a system with a language model; "
+            f"{self._bundle.folder.name} is of evf-sam; take a bundle of sam4mllm"
+        )
 
     def open_tracker(self) -> MemoryTracker | None:
         """Return a tracker on its engines; None where they have no memory."""

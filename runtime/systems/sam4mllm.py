@@ -164,7 +164,7 @@ class Sam4Mllm:
         with watch.lap("image"):
             features = self._engines["image"].run({"image": prepared.sam_view})
         with watch.lap("vision"):
-            image = self._image_tokens(prepared)
+            image = self._image_tokens(prepared.tiles, prepared.placement.frame_hw)
         replies = self._talk.replies(image, prepared.questions, watch)
         with watch.lap("mask"):
             logits = self._draw(features, replies, prepared.placement)
@@ -197,18 +197,34 @@ class Sam4Mllm:
         """Take the three steps: one mask for each prompt, in their order; see each for errors."""
         return self.finish(self.infer(self.prepare(frame, prompts)))
 
+    def answer(self, frame: np.ndarray, question: Prompt) -> str:
+        """Answer a question about a frame (H, W, 3) uint8 RGB in words, without SAM.
+
+        Raises:
+            FrameError: The frame is not such an array.
+            PromptError: The question is too long, or has references or a history.
+            EngineError: A stage failed.
+        """
+        (text,) = words_of((question,), SYSTEM)
+        asked = self._talk.plain_question(text)
+        tiles = cut(frame, self._tiling)
+        height, width, _ = frame.shape
+        return self._talk.words(self._image_tokens(tiles, (height, width)), asked)
+
     def open_tracker(self) -> None:
         """Return None: SAM4MLLM has no memory of its own."""
 
     def shared_questions(self, frame: np.ndarray, prompt: Prompt) -> SharedQuestions | None:
         """Return the questions about the points of a box; None in the variant without any."""
         prepared = self.prepare(frame, (prompt,))
-        return self._talk.shared_questions(self._image_tokens(prepared), prepared.questions[0])
+        image = self._image_tokens(prepared.tiles, prepared.placement.frame_hw)
+        return self._talk.shared_questions(image, prepared.questions[0])
 
     def reading(self, frame: np.ndarray, prompt: Prompt) -> tuple[Part, ...]:
         """Return what its language model reads for a prompt, what it answers among it."""
         prepared = self.prepare(frame, (prompt,))
-        return self._talk.reading(self._image_tokens(prepared), prepared.questions[0])
+        image = self._image_tokens(prepared.tiles, prepared.placement.frame_hw)
+        return self._talk.reading(image, prepared.questions[0])
 
     def with_engines(self, wrap: Callable[[Engine], Engine]) -> Sam4Mllm:
         """Return the same system on what `wrap` gives for each of its engines."""
@@ -221,9 +237,9 @@ class Sam4Mllm:
         for engine in self._engines.values():
             engine.close()
 
-    def _image_tokens(self, prepared: _Prepared) -> np.ndarray:
-        """Return (n, width) float32, what the language model reads for the frame."""
-        outputs = self._engines["vision"].run({"pixels": prepared.tiles})
+    def _image_tokens(self, tiles: np.ndarray, frame_hw: tuple[int, int]) -> np.ndarray:
+        """Return (n, width) float32, what the language model reads for a frame's tiles."""
+        outputs = self._engines["vision"].run({"pixels": tiles})
         embeddings = np.asarray(outputs["image_embeddings"])
         (rows, columns), has_newline = self._tiling.tokens_hw, bool(self._tiling.grids)
         if embeddings.shape[1] != rows * columns + has_newline:
@@ -231,7 +247,7 @@ class Sam4Mllm:
                 f"stage 'vision' must make {rows} x {columns} tokens of a tile, and a newline "
                 f"where there are grids; it makes {embeddings.shape[1]}; export the bundle again"
             )
-        order = token_order(prepared.placement.frame_hw, self._tiling)
+        order = token_order(frame_hw, self._tiling)
         return embeddings.reshape(-1, embeddings.shape[-1])[order]
 
     def _draw(

@@ -24,6 +24,7 @@ __all__ = [
     "fixed_points",
     "grid_points",
     "protocol_from_settings",
+    "random_points",
     "settings_from_protocol",
     "settings_from_tiling",
     "tiling_from_settings",
@@ -46,7 +47,8 @@ class Protocol:
     points: str
     """Key of `PATTERNS`: where in a box points are asked about."""
     point_count: int
-    """Points along each side of the grid, or how many of the fixed pattern."""
+    """Points along each side of the grid, or how many of the fixed pattern; as many random ones
+    as the grid would have."""
     is_batched: bool
     """True for a question of its own for each point, all read at once; False for one question
     about all points, as released."""
@@ -57,7 +59,7 @@ class Protocol:
     system: str
     """The system message."""
     max_tokens: int
-    """Longest answer with boxes or points, in tokens."""
+    """Longest answer but that about points, in tokens."""
     context_tokens: int
     """Room for a frame and all that is asked about a phrase at once, in tokens."""
 
@@ -113,9 +115,19 @@ def fixed_points(box_xyxy: np.ndarray, n: int) -> np.ndarray:
     return np.array(_FIXED_PERCENT[:n], np.int64) * (box[2:] - box[:2]) // 100 + box[:2]
 
 
+def random_points(box_xyxy: np.ndarray, n: int) -> np.ndarray:
+    """Return (n * n, 2) int64 points anywhere in a box (4,), the same ones for the same box.
+
+    The paper's ablation of sampling compares them with its grid.
+    """
+    box = np.asarray(box_xyxy, np.int64)
+    return np.random.default_rng(box).integers(box[:2], box[2:], (n * n, 2), endpoint=True)
+
+
 PATTERNS: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
     "grid": grid_points,
     "fixed": fixed_points,
+    "random": random_points,
 }
 """Where in a box points are asked about."""
 

@@ -104,13 +104,15 @@ class Talk:
         Raises:
             PromptError: It is too long.
         """
-        question = self._asked(phrase)
-        if len(question) > self._longest:
-            raise PromptError(
-                f"a question must have at most {self._longest} tokens; the one with "
-                f"{phrase[:40]!r} has {len(question)}; say it shorter"
-            )
-        return question
+        return self._fitting(self._asked(phrase), phrase)
+
+    def plain_question(self, text: str) -> list[int]:
+        """Put a question that words answer, just as it is, into token ids.
+
+        Raises:
+            PromptError: It is too long.
+        """
+        return self._fitting(self._tokens(turn(text, is_first=True)), text)
 
     def replies(
         self, image: np.ndarray, questions: Sequence[Sequence[int]], watch: Stopwatch
@@ -130,6 +132,18 @@ class Talk:
             with watch.lap("prefix"):
                 seen = self._look(image)
             return [self._reply(seen, question, watch) for question in questions]
+
+    def words(self, image: np.ndarray, question: Sequence[int]) -> str:
+        """Answer what `plain_question` returned about one image (n, width) float32.
+
+        Raises:
+            EngineError: The computation failed.
+            PromptError: There is no room.
+        """
+        with self._lock:
+            answer = self._answer(self._look(image), question, self._protocol.max_tokens)
+            answer.prefix.close()
+        return self._engine.text(answer.tokens)
 
     def shared_questions(
         self, image: np.ndarray, question: Sequence[int]
@@ -243,6 +257,15 @@ class Talk:
             labels=np.concatenate([_NO_POINTS[:, 0], *labels]),
             confidences=np.concatenate([np.zeros((0, 2)), *(one.confidences for one in checked)]),
         )
+
+    def _fitting(self, question: list[int], text: str) -> list[int]:
+        """Return a first question about some text if there is room for it."""
+        if len(question) > self._longest:
+            raise PromptError(
+                f"a question must have at most {self._longest} tokens; the one with "
+                f"{text[:40]!r} has {len(question)}; say it shorter"
+            )
+        return question
 
     def _asked(self, phrase: str) -> list[int]:
         ask = group_question if self._protocol.variant == "ppg" else box_question

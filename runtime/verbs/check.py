@@ -1,4 +1,7 @@
-"""Replay a bundle's golden inputs on this machine and compare with the stored FP32 outputs."""
+"""Replay a bundle's golden inputs on this machine and compare with the stored FP32 outputs.
+
+A language model's folder for TensorRT-LLM is looked through instead.
+"""
 
 from __future__ import annotations
 
@@ -49,15 +52,14 @@ def run(args: argparse.Namespace) -> int:
         whole = {"is_good": is_good, "outputs": rows, "misfits": folders}
         print(json.dumps({"bundle": str(bundle.folder), **whole}, indent=2, allow_nan=False))
     else:
-        rows = [_row(comparison) for comparison in comparisons]
-        print(table(_HEADER, rows + [_folder_row(*pair) for pair in misfits.items()]))
-        for stage, found in misfits.items():
-            print(*(f"{stage.name}: {misfit}" for misfit in found), sep="\n", end="")
+        rows = [*map(_row, comparisons), *(_folder_row(*pair) for pair in misfits.items())]
+        said = [f"{stage.name}: {misfit}" for stage, found in misfits.items() for misfit in found]
+        print("\n".join([table(_HEADER, rows), *said]))
     return 0 if is_good else 1
 
 
 def _folder_row(stage: StageSpec, misfits: Sequence[str]) -> tuple[object, ...]:
-    verdict = f"differs: {len(misfits)} things do not fit" if misfits else "good"
+    verdict = f"{len(misfits)} things do not fit" if misfits else "good"
     return (stage.name, "folder", stage.precision, None, None, None, None, verdict)
 
 

@@ -144,3 +144,14 @@ def chat_bundle(chat_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory)
     words = ("--checkpoint", chat_checkpoint, "--out", out, "--threads", "1")
     assert main(["export", "sam4mllm", *map(str, words)]) == 0
     return Bundle.read(out)
+
+
+@pytest.fixture
+def chat_traced(chat_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `traced`, for `chat_checkpoint`."""
+    graphs = {
+        stage.name: onnx.load(chat_bundle.folder / stage.file)
+        for stage in chat_bundle.manifest.stages
+        if stage.is_graph
+    }
+    monkeypatch.setattr(pipeline, "trace", lambda stage: graphs[stage.name])

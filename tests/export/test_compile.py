@@ -29,6 +29,8 @@ from saymask.runtime.errors import (
 )
 from saymask.runtime.spec import TensorSpec
 
+from ..runtime import chat_bundle
+
 MOST = {"phrases": 8, "tokens": 48, "memories": 7, "tiles": 5, "masks": 32, "points": 102}
 
 
@@ -65,6 +67,20 @@ def test_every_stage_becomes_an_engine(bundle):
     assert stored == {report.stage: report for report in reports}
     assert stored["prompt"].shapes[1].most == (2, 16)
     assert Bundle.read(bundle.folder) == bundle
+
+
+def test_a_language_model_is_passed_over(tmp_path):
+    pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed")
+    bundle = Bundle.read(chat_bundle.write(tmp_path / "chat"))
+    stages = tuple(
+        stage if stage.is_graph else replace(stage, precision="q4_k_m")
+        for stage in bundle.manifest.stages
+    )
+    bundle = replace(bundle, manifest=replace(bundle.manifest, stages=stages))
+    recipe = CompileRecipe(target="rtx", device_sm=89, phrases=2)
+    reports = compile_bundle(bundle, recipe, lambda _: None, lambda: None)
+    assert [report.stage for report in reports] == ["image", "vision", "mask"]
+    assert [shape.most for shape in reports[2].shapes] == [(1, 3, 12, 16), (8, 102, 2), (8, 102)]
 
 
 def test_ranges_of_axes_that_vary():

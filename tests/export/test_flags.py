@@ -4,8 +4,9 @@ import pytest
 
 from saymask.calibration.quantize import FORMS, OBSERVER
 from saymask.calibration.ranges import MEMORY_MIB
-from saymask.export.flags import GPU_ONLY, add_precision
+from saymask.export.flags import GPU_ONLY, add_precision, language_of
 from saymask.export.recipe import PRECISIONS, ExportRecipe
+from saymask.runtime.errors import UsageError
 
 
 @pytest.fixture
@@ -42,3 +43,25 @@ def test_every_target_can_be_named(parser):
 def test_what_is_for_tensorrt_alone_has_no_form_on_a_cpu():
     assert {precision for target, precision in FORMS if target == "cpu"}.isdisjoint(GPU_ONLY)
     assert set(GPU_ONLY) <= {precision for target, precision in FORMS if target == "rtx"}
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ([], (None, None)),
+        (["--llm", "q4_0", "--int8"], ("Q4_0", None)),
+        (["--llm", "tensorrt-llm", "--fp8"], (None, "fp8")),
+        (["--llm", "tensorrt-llm", "--int8"], (None, "int8-sq")),
+        (["--llm", "tensorrt-llm", "--int8-sq"], (None, "int8-sq")),
+        (["--llm", "tensorrt-llm", "--fp8", "--int4-awq"], (None, "int4-awq")),
+    ],
+)
+def test_a_language_model_is_a_file_or_a_folder(parser, words, found):
+    assert language_of(parser.parse_args(words)) == found
+
+
+def test_a_folder_needs_its_precision_and_a_precision_its_folder(parser):
+    with pytest.raises(UsageError, match="must go with --int4-awq, --int8-sq or --fp8; got none"):
+        language_of(parser.parse_args(["--llm", "tensorrt-llm"]))
+    with pytest.raises(UsageError, match="--int8-sq must go with --llm tensorrt-llm; got --llm F1"):
+        language_of(parser.parse_args(["--llm", "f16", "--int8-sq"]))

@@ -1,6 +1,4 @@
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,29 +15,21 @@ from saymask.export.recipe import ExportRecipe
 from saymask.export.systems.evf_sam import load, stages, views
 from saymask.runtime.bundle import Bundle
 from saymask.runtime.cli import main
-from saymask.runtime.errors import CheckpointError, GateError, OutputError, UnknownNameError
+from saymask.runtime.errors import (
+    CheckpointError,
+    GateError,
+    OutputError,
+    UnknownNameError,
+    UsageError,
+)
 from saymask.runtime.geometry import back, fit
 from saymask.runtime.machine import processor_name
 from saymask.runtime.segmenter import Segmenter
 from saymask.runtime.tokenizer import XlmRoberta
 
+from . import without_torch
+
 STAGES = ("image", "prompt", "mask")
-WITHOUT_TORCH = """
-import sys
-FORBIDDEN = ("torch", "onnx", "safetensors", *(f"saymask.{floor}" for floor in sys.argv[3:]))
-
-class Refuse:
-    def find_spec(self, name, path=None, target=None):
-        if any(name == each or name.startswith(f"{each}.") for each in FORBIDDEN):
-            raise ModuleNotFoundError(f"{name} is forbidden here")
-
-sys.meta_path.insert(0, Refuse())
-import numpy as np
-from saymask.runtime import Segmenter
-segmenter = Segmenter.open(sys.argv[1], device="cpu", threads=1)
-masks = segmenter.segment(np.load(sys.argv[2]), ["the red mug", "lamp"])
-print(*masks.boolean.shape, *masks.boolean.sum((1, 2)))
-"""
 
 
 @pytest.fixture
@@ -178,17 +168,12 @@ def test_its_golden_arrays_replay(fp32_bundle, sample, capsys):
 
 
 def test_it_segments_without_torch_onnx_and_the_floors_above(fp32_bundle, sample, tmp_path):
-    np.save(tmp_path / "frame.npy", sample.frame)
-    words = (fp32_bundle.folder, tmp_path / "frame.npy", "calibration", "export", "train")
-    command = [sys.executable, "-c", WITHOUT_TORCH, *map(str, words)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
     found = Segmenter.open(fp32_bundle.folder, device="cpu").segment(
-        sample.frame, ["the red mug", "lamp"]
+        sample.frame, without_torch.TEXTS
     )
-    assert list(map(int, done.stdout.split())) == [
+    assert without_torch.segment(fp32_bundle.folder, sample.frame, tmp_path) == (
         *found.boolean.shape, *found.boolean.sum((1, 2)),
-    ]  # fmt: skip
+    )  # fmt: skip
 
 
 @pytest.mark.usefixtures("traced")
@@ -267,6 +252,7 @@ def test_a_folder_of_something_else_is_not_replaced(recipe):
         ),
         ({"precision": "fp8"}, "the target of fp8 must be one of rtx, tensorrt; got 'cpu'"),
         ({"forced": "int8"}, "one of fp32, int8-dynamic, int8-static; got 'int8'"),
+        ({"language": "Q3_K"}, "format must be one of BF16, F16, F32, Q4_0, Q4_K_M, "),
         ({"system": "sam3"}, "system must be one of evf-sam, sam4mllm; got 'sam3'"),
     ],
 )
@@ -284,3 +270,8 @@ def test_a_checkpoint_of_another_system_is_refused(recipe, tiny_checkpoint, tmp_
         (folder / path.name).write_bytes(text.replace(b'"evf-sam"', b'"ras"'))
     with pytest.raises(CheckpointError, match="must be of evf-sam; .*config.json says 'ras'"):
         export(replace(recipe, checkpoint=str(folder)), pytest.fail)
+
+
+def test_a_format_of_no_language_model_is_refused(recipe):
+    with pytest.raises(UsageError, match="--llm must go with .*; evf-sam has none; got Q4_0"):
+        export(replace(recipe, language="Q4_0"), pytest.fail)

@@ -60,6 +60,28 @@ def test_a_bundle_without_a_vocabulary_file(tiny_bundle, tmp_path):
     assert (read.tokenizer, read.settings) == (None, (("count", "0+"),))
 
 
+def test_a_folder_is_listed_file_by_file(tiny_bundle, tmp_path):
+    bundle, folder = Bundle.read(tiny_bundle), tmp_path / "words"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    (folder / "deep" / "data").write_bytes(b"data")
+    image, *others = bundle.manifest.stages
+    stages = (replace(image, file="stages/words"), *others)
+    manifest = replace(bundle.manifest, stages=stages)
+    files = {**_contents(bundle), "stages/words": folder}
+    written = Bundle.write(tmp_path / "new", manifest, files, golden={}).folder
+    read = Bundle.read(written)
+    assert read.stage("image").is_folder
+    assert not read.stage("image").is_graph
+    listed = {name for name, _ in read.manifest.files}
+    assert {"stages/words/config.json", "stages/words/deep/data"} < listed
+    (written / "stages" / "words" / "deep" / "data").write_bytes(b"date")
+    with pytest.raises(BundleError, match="deep/data must have SHA-256"):
+        Bundle.read(written)
+    with pytest.raises(BundleError, match="files must list 'stages/words'"):
+        Bundle.write(tmp_path / "none", manifest, _contents(bundle), golden={})
+
+
 def test_golden_holds_frame_words_and_every_tensor(tiny_bundle):
     bundle = Bundle.read(tiny_bundle)
     tensors = {

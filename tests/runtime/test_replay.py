@@ -5,7 +5,16 @@ import pytest
 
 from saymask.runtime.bundle import Bundle
 from saymask.runtime.errors import BundleError
-from saymask.runtime.replay import TOLERANCES, Comparison, replay
+from saymask.runtime.replay import (
+    NEXT_TOKEN,
+    PART,
+    TOLERANCES,
+    Comparison,
+    next_token_logits,
+    replay,
+)
+
+from . import tiny_chat
 
 
 @pytest.fixture
@@ -44,17 +53,37 @@ def test_unchanged_graphs_agree_with_their_golden_outputs(tiny_bundle):
         assert row.mask_iou == (1 if output == "logits" else None)
 
 
-def test_a_language_model_is_no_graph_to_replay(tiny_bundle, tmp_path):
+def test_a_language_model_reads_and_says_what_comes_next(tiny_bundle, tmp_path):
+    pytest.importorskip("xllamacpp", reason="llama.cpp is not installed")
     source = Bundle.read(tiny_bundle)
-    stages = source.manifest.stages
-    language = replace(stages[0], name="language", file="language.gguf", inputs=(), outputs=())
+    image, *others = source.manifest.stages
+    name = "stages/language.gguf"
+    language = replace(image, name="language", file=name, inputs=(), outputs=(), precision="q8_0")
     files = {name: source.folder / name for name, _ in source.manifest.files}
     del files["golden.npz"]
-    manifest = replace(source.manifest, stages=(*stages[:2], language, *stages[2:]))
-    written = Bundle.write(
-        tmp_path / "other", manifest, {**files, "language.gguf": b"GGUF"}, source.golden()
-    )
-    assert list(_rows(written)) == list(_rows(source))
+    files[name] = tiny_chat.write(tmp_path / "chat.gguf")
+    manifest = replace(source.manifest, stages=(image, language, *others))
+    vectors = np.random.default_rng(0).normal(size=(5, tiny_chat.WIDTH)).astype(np.float32)
+    parts = [np.arange(40, 50), vectors, np.arange(60, 63)]
+    golden = {f"language/{PART}{number}": part for number, part in enumerate(parts)}
+
+    def rows(said: np.ndarray) -> dict[tuple[str, str], Comparison]:
+        arrays = source.golden() | golden | {f"language/{NEXT_TOKEN}": said}
+        return _rows(Bundle.write(tmp_path / "other", manifest, files, arrays))
+
+    with pytest.raises(BundleError, match="must have 'language/part0'"):
+        _rows(Bundle.write(tmp_path / "other", manifest, files, source.golden()))
+    blank = np.zeros(len(tiny_chat.vocabulary(tiny_chat.BOX)), np.float32)
+    assert not rows(blank)["language", NEXT_TOKEN].is_within
+    bundle = Bundle.read(tmp_path / "other")
+    said = next_token_logits(bundle, "language", parts, device="cpu", threads=1)
+    again = rows(said)
+    first, *behind = _rows(source)
+    assert list(again) == [first, ("language", NEXT_TOKEN), *behind]
+    row = again["language", NEXT_TOKEN]
+    assert (row.precision, row.mask_iou, row.is_within) == ("q8_0", None, True)
+    assert row.relative < 1e-5
+    assert not rows(1.2 * said)["language", NEXT_TOKEN].is_within
 
 
 def test_one_stage_that_differs_is_the_one_reported(tiny_bundle, rewritten):
@@ -114,7 +143,7 @@ def test_tolerance_follows_the_precision_of_the_stage(tiny_bundle, rewritten, pr
 
 
 def test_a_precision_without_tolerance_is_refused(rewritten):
-    with pytest.raises(BundleError, match="must begin with fp32, fp16, int8, fp8; got 'int3'"):
+    with pytest.raises(BundleError, match="must begin with fp32, fp16, int8, fp8, .*; got 'int3'"):
         _rows(rewritten(precision="int3"))
 
 

@@ -95,6 +95,13 @@ def test_prompts_are_checked_without_a_frame(segmenter):
             segmenter.check_prompts(prompts)
 
 
+def test_no_language_model_no_words(segmenter, frame):
+    with pytest.raises(UsageError, match="must go to a system with a language model; tiny is of"):
+        segmenter.answer(frame, "How many squares are there?")
+    with pytest.raises(PromptError, match="must hold words"):
+        segmenter.answer(frame, " ")
+
+
 def test_found_by_name(tiny_bundle, tmp_path, monkeypatch):
     (tmp_path / "bundles").mkdir()
     (tmp_path / "bundles" / "mine").symlink_to(tiny_bundle)

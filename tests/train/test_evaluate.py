@@ -13,6 +13,7 @@ from saymask.train.evaluate import (
     evaluate,
     evaluate_words,
     figures,
+    word_figures,
 )
 from saymask.train.world.compose import compose
 from saymask.train.world.draw import draw
@@ -172,6 +173,8 @@ def test_words_are_right_or_wrong():
             break
     assert asked == [each.text for each in truth]
     assert found["vqa"] == tuple(each.answer == "yes" for each in truth)
+    assert word_figures(found["vqa"])["accuracy"] == pytest.approx(np.mean(found["vqa"]))
+    assert str(word_figures((True, True))["accuracy"]) == "1.0", "a share, no count"
     assert any(found["vqa yes or no"])
     assert not any(found["vqa color"])
     assert frames

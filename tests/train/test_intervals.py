@@ -3,7 +3,7 @@ import pytest
 
 from saymask.calibration.score import Score
 from saymask.runtime.errors import UsageError
-from saymask.train.intervals import compare
+from saymask.train.intervals import compare, compare_words
 
 
 def scores(ious, pixels=100) -> list[Score]:
@@ -53,6 +53,18 @@ def test_the_same_seed_gives_the_same_interval(ious):
     pair = scores(ious), scores(ious[::-1])
     assert compare(*pair) == compare(*pair)
     assert compare(*pair) != compare(*pair, seed=1)
+
+
+def test_right_answers_are_counted():
+    before, after = [True, False] * 200, [True, True, True, False] * 100
+    found = compare_words(before, after)["accuracy"]
+    assert found.difference == pytest.approx(25)
+    # A quarter of the differences is one, the others are nothing.
+    error = 100 * 1.96 * (0.25 * 0.75 / 400) ** 0.5
+    assert found.low == pytest.approx(25 - error, abs=0.6)
+    assert found.high == pytest.approx(25 + error, abs=0.6)
+    with pytest.raises(UsageError, match="at least one; got 400 and 1"):
+        compare_words(before, [True])
 
 
 def test_unequal_or_no_phrases_are_refused():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -21,13 +22,23 @@ from ...runtime.segmenter import Segmenter
 from ...runtime.shelf import find_bundle
 from ...runtime.table import table
 from ..contenders import Contender, contender, settings_from_text
-from ..evaluate import MASK_TASKS, TASKS, Evaluation, WorldRecipe, evaluate, figures
+from ..evaluate import (
+    MASK_TASKS,
+    TASKS,
+    WORDS,
+    WorldRecipe,
+    evaluate,
+    evaluate_words,
+    figures,
+    word_figures,
+)
 from ..evaluate_video import VideoRecipe, evaluate_video, video_figures
-from ..intervals import compare
+from ..intervals import Interval, compare, compare_words
 from ..world.catalogue import SPLITS
 
 PHRASES = 2000
 EVERY = 5
+ALL_TASKS = (*MASK_TASKS, WORDS)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,9 +49,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     stills = parser.add_argument_group("stills")
     stills.add_argument(
-        "--phrases", type=positive, metavar="N", help=f"least phrases of the first task ({PHRASES})"
-    )
-    stills.add_argument("--tasks", metavar="A,B", help=", ".join(MASK_TASKS))
+        "--phrases", type=positive, metavar="N",
+        help=f"least phrases of the first task, and of {WORDS} ({PHRASES})",
+    )  # fmt: skip
+    stills.add_argument("--tasks", metavar="A,B", help=", ".join(ALL_TASKS))
     stills.add_argument(
         "--wrong-words", action="store_true", help="ask another scene's phrases: the blind baseline"
     )
@@ -70,7 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Score and print."""
     _check_together(args)
-    split, tasks = _split(args.data), _tasks(args.tasks)
+    split, tasks = _split(args.data), _tasks(args)
     folders = [find_bundle(reference) for reference in args.bundles]
     with ExitStack() as stack, Progress("frames") as progress:
         contenders = [
@@ -91,13 +103,14 @@ def run(args: argparse.Namespace) -> int:
             recipe = WorldRecipe(
                 split=split,
                 phrases=args.phrases or PHRASES,
-                tasks=tasks,
+                tasks=tuple(task for task in tasks if task != WORDS),
                 has_wrong_words=args.wrong_words,
             )
-            found = evaluate(segmenters, recipe, on_frame=progress.step)
-            reports = [_report(*pair, args) for pair in zip(contenders, found, strict=True)]
-            if args.intervals:
-                _add_intervals(reports, found)
+            reports = [_report(each, args) for each in contenders]
+            if WORDS in tasks:
+                _add_words(reports, segmenters, recipe, args, progress)
+            if recipe.tasks:
+                _add_masks(reports, segmenters, recipe, args, progress)
     lay_out = _clip_table if args.clips else _tables
     print(json.dumps(reports) if args.json else lay_out(reports))
     return 0
@@ -129,11 +142,15 @@ def _split(data: str) -> str:
     return split
 
 
-def _tasks(listed: str | None) -> tuple[str, ...]:
-    tasks = TASKS if listed is None else tuple(dict.fromkeys(listed.split(",")))
+def _tasks(args: argparse.Namespace) -> tuple[str, ...]:
+    tasks = TASKS if args.tasks is None else tuple(dict.fromkeys(args.tasks.split(",")))
     for task in tasks:
-        if task not in MASK_TASKS:
-            raise UnknownNameError("each of --tasks", task, MASK_TASKS)
+        if task not in ALL_TASKS:
+            raise UnknownNameError("each of --tasks", task, ALL_TASKS)
+    if args.wrong_words and WORDS in tasks:
+        raise UsageError(
+            f"--wrong-words asks for masks; got {WORDS} among --tasks; leave one of them out"
+        )
     return tasks
 
 
@@ -165,7 +182,8 @@ def _clip_table(reports: list[dict[str, Any]]) -> str:
     return table(["bundle", "way", *names], rows)
 
 
-def _report(contender: Contender, found: Evaluation, args: argparse.Namespace) -> dict[str, Any]:
+def _report(contender: Contender, args: argparse.Namespace) -> dict[str, Any]:
+    """Say what is scored; its tasks are still to come."""
     stages = contender.bundle.folder.glob("stages/*")
     size_bytes = sum(path.stat().st_size for path in stages)
     return {
@@ -173,24 +191,50 @@ def _report(contender: Contender, found: Evaluation, args: argparse.Namespace) -
         "data": args.data,
         "has_wrong_words": args.wrong_words,
         "is_simulated": args.simulate,
-        "frames": found.frames,
-        "frame_ms": found.frame_ms,
         "stages_bytes": size_bytes,
-        "tasks": {task: figures(score) for task, score in sorted(found.scores.items())},
+        "tasks": {},
     }
 
 
-def _add_intervals(reports: list[dict[str, Any]], found: list[Evaluation]) -> None:
+def _add_words(
+    reports: list[dict[str, Any]], segmenters: list[Segmenter], recipe: WorldRecipe,
+    args: argparse.Namespace, progress: Progress,
+) -> None:  # fmt: skip
+    """Ask what words answer and put into each report how often they are right."""
+    found = [evaluate_words(each.answer, recipe, on_frame=progress.step) for each in segmenters]
+    for report, answers in zip(reports, found, strict=True):
+        report["tasks"] |= {task: word_figures(each) for task, each in sorted(answers.items())}
+    if args.intervals:
+        _add_intervals(reports, found, compare_words)
+
+
+def _add_masks(
+    reports: list[dict[str, Any]], segmenters: list[Segmenter], recipe: WorldRecipe,
+    args: argparse.Namespace, progress: Progress,
+) -> None:  # fmt: skip
+    """Ask for masks and put into each report how well they fit."""
+    found = evaluate(segmenters, recipe, on_frame=progress.step)
+    for report, each in zip(reports, found, strict=True):
+        report |= {"frames": each.frames, "frame_ms": each.frame_ms}
+        report["tasks"] |= {task: figures(score) for task, score in sorted(each.scores.items())}
+    if args.intervals:
+        _add_intervals(reports, [each.samples for each in found], compare)
+
+
+def _add_intervals(
+    reports: list[dict[str, Any]],
+    found: Sequence[Mapping[str, Sequence[Any]]],
+    intervals: Callable[[Any, Any], dict[str, Interval]],
+) -> None:
     """Put into each report how far it is ahead of the first."""
-    for report, each in zip(reports[1:], found[1:], strict=True):
+    for report, samples in zip(reports[1:], found[1:], strict=True):
         report["ahead_of"] = reports[0]["bundle"]
-        report["ahead"] = {
-            task: {
+        ahead = report.setdefault("ahead", {})
+        for task, each in sorted(samples.items()):
+            ahead[task] = {
                 metric: asdict(interval) | {"is_sure": interval.is_sure}
-                for metric, interval in compare(found[0].samples[task], scores).items()
+                for metric, interval in intervals(found[0][task], each).items()
             }
-            for task, scores in sorted(each.samples.items())
-        }
 
 
 def _tables(reports: list[dict[str, Any]]) -> str:
@@ -203,7 +247,11 @@ def _tables(reports: list[dict[str, Any]]) -> str:
         for values in [report["tasks"][task]]
     ]
     totals = [
-        [report["bundle"], f"{report['frame_ms']:.1f}", f"{report['stages_bytes'] / 2**20:.1f}"]
+        [
+            report["bundle"],
+            f"{report['frame_ms']:.1f}" if "frame_ms" in report else "-",
+            f"{report['stages_bytes'] / 2**20:.1f}",
+        ]
         for report in reports
     ]
     quality = table(["bundle", "task", *names], rows)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from saymask.export.checkpoint import Checkpoint, CheckpointConfig
+from saymask.export.checkpoint import Checkpoint, CheckpointConfig, open_checkpoint
 from saymask.export.models.sam4mllm import SAM4MLLM_SPECS, Sam4mllm
 from saymask.export.systems.sam4mllm import (
     ADAPTER_FOLDER,
@@ -15,11 +15,14 @@ from saymask.export.systems.sam4mllm import (
     DECODER_FILE,
     PROTOCOLS,
     SAM_FILES,
+    config_from_released,
+    language_of,
     load,
     load_decoder,
     settings_of,
     stages,
     tiling,
+    tokenizer_of,
     views,
     views_of,
 )
@@ -33,6 +36,7 @@ from saymask.runtime.tiling import token_order
 
 MINI = SAM4MLLM_SPECS["mini"]
 OFFICIAL = SAM4MLLM_SPECS["efficientvit-xl1-llava-next-8b"]
+RELEASED = {"model_type": "llava_llama", "hidden_size": 4096, "num_hidden_layers": 32}
 LANGUAGE = {
     "model.embed_tokens.weight": torch.zeros(5, 4),
     "model.layers.0.self_attn.q_proj.weight": torch.zeros(4, 4),
@@ -111,8 +115,8 @@ def test_the_graphs_are_the_network(network):
     assert tokens.shape == (1, 80, 256)
     prompts = 100 * torch.rand(3, 4, 2), torch.tensor([[1, 0, 2, 3], [1, -1, 2, 3], [1] * 4])
     logits, iou = mask.module(expected, *prompts)
-    assert logits.shape == (3, 3, 60, 80)
-    assert iou.shape == (3, 3)
+    assert logits.shape == (3, 1, 60, 80)
+    assert iou.shape == (3, 1)
 
 
 def test_a_checkpoint_is_loaded_without_its_language_model(network, tmp_path):
@@ -187,6 +191,37 @@ def test_an_adapter_changes_the_projector(network, tmp_path):
     save_file(lora, folder / "adapter_model.safetensors")
     with pytest.raises(CheckpointError, match=r"mm_projector.2.weight \(256, 7\), where the model"):
         load(_checkpoint(tmp_path, network.state_dict()))
+
+
+def test_a_frame_that_is_not_cut_is_one_tile(network):
+    _, vision, _ = stages(network)
+    assert len(vision.examples["pixels"]) == 1
+    assert not vision.varying
+
+
+def test_the_language_model_lies_in_the_same_folder(network, tmp_path):
+    checkpoint = _checkpoint(tmp_path, network.state_dict())
+    source = language_of(checkpoint)
+    assert (source.folder, source.adapter) == (tmp_path, None)
+    assert (source.layout.width, source.layout.is_tied) == (256, True)
+    (tmp_path / ADAPTER_FOLDER).mkdir()
+    assert language_of(checkpoint).adapter == tmp_path / ADAPTER_FOLDER
+    assert tokenizer_of(checkpoint) is None
+
+
+def test_the_base_that_the_authors_tuned_is_known_by_its_config(network, tmp_path):
+    folder = _checkpoint(tmp_path, network.state_dict()).folder
+    (folder / "tokenizer.json").write_text("{}")
+    (folder / "config.json").write_text(json.dumps(RELEASED | {"vocab_size": 128256}))
+    (folder / "README.md").write_text("---\nlicense: llama3\n---\n")
+    config = open_checkpoint(folder).config
+    assert (config.system, config.variant) == ("sam4mllm", "efficientvit-xl1-llava-next-8b")
+    assert (config.max_tokens, config.license) == (8192, "llama3")
+
+
+def test_another_base_is_refused():
+    with pytest.raises(CheckpointError, match="llama3-llava-next-8b .*; got {'vocab_size': 32000}"):
+        config_from_released(RELEASED | {"vocab_size": 32000}, [])
 
 
 def test_settings_are_the_protocol_and_the_tiling(network, tmp_path):

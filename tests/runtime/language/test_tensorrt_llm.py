@@ -9,7 +9,7 @@ import pytest
 from saymask.runtime.errors import DeviceError, EngineError, UnknownNameError, UsageError
 from saymask.runtime.language.opening import open_language
 from saymask.runtime.language.quantized_folder import ALGORITHMS
-from saymask.runtime.language.tensorrt_llm import device_commands
+from saymask.runtime.language.tensorrt_llm import commands_by_device, device_commands
 
 from . import quantized_folders
 
@@ -50,6 +50,14 @@ def test_a_thor_runs_every_precision(precision):
 def test_what_does_not_go_together(changes, error, said):
     with pytest.raises(error, match=said):
         device_commands(Path("a"), **{"precision": "fp8", "device": "gpu", **changes})
+
+
+def test_a_device_without_a_runtime_has_no_commands():
+    found = commands_by_device(Path("a"), precision="int8-sq")
+    assert list(found) == ["jetson-orin", "jetson-thor"]
+    assert found["jetson-orin"] == device_commands(
+        Path("a"), precision="int8-sq", device="jetson-orin"
+    )
 
 
 def test_opening_says_where_it_runs(tmp_path):

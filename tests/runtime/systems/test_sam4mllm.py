@@ -206,6 +206,19 @@ def test_prompts_are_checked_without_a_frame(opened):
     assert system.device == "cpu"
 
 
+def test_a_question_is_answered_in_words(opened, frame):
+    system, runs = opened("two"), []
+    watched = system.with_engines(lambda engine: _Watched(engine, runs))
+    assert watched.answer(frame, Prompt("How many mugs?")) == "two"
+    assert [name for name, _ in runs] == ["vision"]
+    with pytest.raises(PromptError, match="say it shorter"):
+        system.answer(frame, Prompt("red " * 500))
+    with pytest.raises(PromptError, match="reads words alone"):
+        system.answer(frame, Prompt("it", history=("mug",)))
+    with pytest.raises(FrameError, match="uint8"):
+        system.answer(np.zeros((4, 4)), Prompt("it"))
+
+
 def test_a_language_model_that_cannot_be_read(bundle, tmp_path):
     found = bundle()
     whole = (found.folder / "stages/language.gguf").read_bytes()
@@ -289,5 +302,6 @@ def test_a_segmenter_like_any_other(bundle, frame):
         masks = segmenter.segment(frame, ["the red mug", "it"])
         assert masks.labels == ("the red mug", "it")
         shared = segmenter.shared_questions(frame, "the red mug")
+        assert segmenter.answer(frame, "Where is it?") == tiny_chat.BOX
     assert shared is not None
     assert len(shared.questions) == 9

@@ -138,11 +138,54 @@ def test_the_image_is_read_once(talk, image, monkeypatch):
     np.testing.assert_array_equal(back[0].confidences, together[0].confidences)
 
 
+@pytest.mark.parametrize("backend", ["llamacpp", "reference"])
+def test_words_answer_a_plain_question(talk, image, backend):
+    talk = talk("No, two.", backend=backend)
+    assert talk.words(image, talk.plain_question("How many?")) == "No, two."
+    kept = talk._seen
+    assert reply_of(talk, image).answer == "No, two."
+    assert talk._seen is kept, "the image is read once for both"
+    asked = talk._engine.text(talk.plain_question("How many?"))
+    assert asked.startswith("\nHow many?")
+    assert "bounding box" not in asked
+    with pytest.raises(PromptError, match="the one with 'red red .* say it shorter"):
+        talk.plain_question("red " * 200)
+
+
+def test_random_points_are_asked_about_as_they_are_shown(talk, image):
+    protocol = replace(KEEN, points="random")
+    reply, again = (reply_of(talk(protocol=protocol), image) for _ in range(2))
+    np.testing.assert_array_equal(reply.points_xy, again.points_xy)
+    np.testing.assert_array_equal(reply.confidences, again.confidences)
+    listed = reply_of(talk(protocol=replace(protocol, is_batched=False)), image)
+    np.testing.assert_array_equal(listed.points_xy, reply.points_xy)
+
+
+def test_what_is_read_is_what_was_asked_and_answered(talk, image):
+    talk = talk()
+    question = talk.question("the red mug")
+    opening, seen, *words = talk.reading(image, question)
+    shared = talk.shared_questions(image, question)
+    assert (opening, *words) == (shared.beginning[0], shared.beginning[2], shared.questions[0])
+    np.testing.assert_array_equal(seen, image)
+    text = talk._engine.text([token for part in words for token in part])
+    assert text.count(tiny_chat.BOX) == 2
+    assert text.endswith("assistant<|end_header_id|>\n\n")
+
+
+def test_what_is_read_in_one_turn_ends_with_its_answer(talk, image):
+    talk = talk(protocol=replace(KEEN, variant="ppg"))
+    *_, words = talk.reading(image, talk.question("the red mug"))
+    assert talk._engine.text(words).endswith(tiny_chat.BOX)
+
+
 def test_nothing_piles_up(talk, image):
     talk = talk()
     rooms = []
     for seed in range(4):
         reply_of(talk, image + np.eye(TOKENS, 64, 20, dtype=np.float32) * seed)
+        talk.shared_questions(image, talk.question("it"))
+        talk.words(image, talk.plain_question("Is it?"))
         talk.shared_questions(image, talk.question("it"))
         rooms.append(talk._engine._cells.free)
     assert rooms == [KEEN.context_tokens] * 4

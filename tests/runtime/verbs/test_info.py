@@ -12,7 +12,9 @@ from saymask.calibration.plan import NodePlan
 from saymask.calibration.plan_file import Plan, StagePlan, plan_from_text, text_from_plan
 from saymask.runtime.bundle import Bundle
 from saymask.runtime.cli import main
-from saymask.runtime.spec import LatencyRow, QualityRow
+from saymask.runtime.spec import LatencyRow, QualityRow, StageSpec
+
+from ..language import quantized_folders
 
 
 def test_a_person_reads_what_the_bundle_is(tiny_bundle, capsys):
@@ -88,6 +90,26 @@ def test_engines_are_shown_by_what_was_asked_and_built(engine_bundle, capsys):
         "mask": True,
         "prompt": False,
     }
+
+
+def test_a_language_model_for_tensorrt_llm_is_shown_by_its_algorithm(tiny_bundle, tmp_path, capsys):
+    source = Bundle.read(tiny_bundle)
+    folder = quantized_folders.write(tmp_path / "theirs", "int4-awq")
+    (folder / "big.txt").write_bytes(bytes(3 << 20))
+    language = StageSpec(
+        name="language", file="stages/language", inputs=(), outputs=(), precision="int4-awq",
+        reason="asked for",
+    )  # fmt: skip
+    files = {name: source.folder / name for name, _ in source.manifest.files}
+    files["stages/language"] = folder
+    manifest = replace(source.manifest, stages=(*source.manifest.stages, language))
+    assert main(["info", str(Bundle.write(tmp_path / "new", manifest, files, {}).folder)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    said = "W4A16_AWQ for TensorRT-LLM and TensorRT Edge-LLM, which saymask does not run"
+    assert f"language: {said}" in lines
+    size_bytes = sum(path.stat().st_size for path in folder.iterdir())
+    row = ["language", "int4-awq", f"{size_bytes / 2**20:.2f}", "asked", "for"]
+    assert row in [line.split() for line in lines]
 
 
 @pytest.fixture

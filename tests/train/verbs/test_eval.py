@@ -1,5 +1,6 @@
 import json
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,6 +8,8 @@ import pytest
 
 from saymask.runtime.bundle import Bundle
 from saymask.runtime.cli import main
+
+from ...runtime import chat_bundle
 
 CPU = ("--device", "cpu", "--threads", "1")
 FEW = ("--phrases", "6", *CPU)
@@ -105,6 +108,54 @@ def test_groups_are_asked_when_they_are_named(tiny_bundle, capsys):
     assert " - " in capsys.readouterr().out, "what no phrase bears on"
 
 
+@pytest.fixture
+def chat(tmp_path) -> Callable[..., Path]:
+    """Writes a bundle of SAM4MLLM that gives each question the same answer."""
+    pytest.importorskip("xllamacpp")
+    return lambda answer: chat_bundle.write(tmp_path / answer.replace(" ", "-"), answer)
+
+
+def test_a_protocol_competes_under_several_settings(chat, capsys):
+    sets = ("keep_yes=0.6,keep_no=0.6", "keep_yes=0,keep_no=0.5", "points=random,point_count=2")
+    words = ("--tasks", "multi", "--intervals", *(word for one in sets for word in ("--set", one)))
+    first, *others = report(capsys, chat("[281,251,863,999]"), *words)
+    for found, settings in zip((first, *others), sets, strict=True):
+        assert found["bundle"] == f"[281,251,863,999] {settings}"
+        multi = found["tasks"]["multi"]
+        assert (multi["N-acc"], multi["T-acc"]) == (0, 1), "a box is always answered"
+        assert multi["gIoU"] > 0
+    assert all(other["ahead"]["multi"].keys() == {"gIoU", "cIoU"} for other in others)
+    assert [found["tasks"] == first["tasks"] for found in others] != [True, True]
+
+
+def test_nothing_is_found(chat, capsys):
+    (found,) = report(capsys, chat("No object found."), "--tasks", "multi")
+    assert (found["tasks"]["multi"]["N-acc"], found["tasks"]["multi"]["T-acc"]) == (1, 0)
+
+
+def test_words_are_scored_beside_masks(chat, capsys):
+    bundles = chat("yes"), chat("red")
+    words = (*bundles, "--tasks", "vqa,single", "--intervals")
+    yes, red = report(capsys, *words)
+    assert yes["tasks"].keys() >= {"single", "vqa", "vqa color", "vqa count", "vqa yes or no"}
+    assert yes["tasks"]["vqa"]["phrases"] >= 6
+    right = [found["tasks"]["vqa yes or no"]["accuracy"] for found in (yes, red)]
+    assert 0 < right[0] < 1
+    assert right[1] == 0
+    points = red["ahead"]["vqa yes or no"]["accuracy"]["difference"]
+    assert points == pytest.approx(-100 * right[0])
+    assert red["ahead"]["single"].keys() == {"gIoU", "cIoU"}
+    assert main(["eval", *map(str, bundles), "--tasks", "vqa", *FEW]) == 0
+    quality, cost = capsys.readouterr().out.split("\n\n")
+    assert quality.splitlines()[0].split() == ["bundle", "task", "phrases", "accuracy"]
+    assert cost.splitlines()[1].split()[1] == "-", "no masks, no time of a frame"
+
+
+def test_words_are_asked_of_no_system_without_them(tiny_bundle, capsys):
+    assert main(["eval", str(tiny_bundle), "--tasks", "vqa", *FEW]) == 2
+    assert "must go to a system with a language model; tiny" in capsys.readouterr().err
+
+
 def clips(capsys, *words) -> str:
     assert main(["eval", *map(str, words), "--clips", "1", *CPU]) == 0
     return capsys.readouterr().out
@@ -134,6 +185,7 @@ def test_a_person_reads_a_row_for_each_way(tiny_bundle, capsys):
         (["--clips", "1", "--phrases", "6"], "--clips ask their own phrases"),
         (["--clips", "1", "--wrong-words"], "--clips ask their own phrases"),
         (["--every", "5"], "add --clips N"),
+        (["--wrong-words", "--tasks", "single,vqa"], "--wrong-words asks for masks; got vqa"),
         (["--clips", "0"], "whole number from 1"),
     ],
 )
@@ -147,7 +199,7 @@ def test_flags_that_do_not_go_together(tiny_bundle, capsys, words, said):
     [
         (["--data", "coco"], 2, "--data must be one of world:test, world:train, world:val; got"),
         (["--data", "world:dev"], 2, "got 'world:dev'"),
-        (["--tasks", "single,chat"], 2, "must be one of multi, part, semantic, single; got 'chat'"),
+        (["--tasks", "single,chat"], 2, "one of multi, part, semantic, single, vqa; got 'chat'"),
         (["--phrases", "0"], 2, "whole number from 1"),
         (["--device", "cuda:99"], 4, "cuda:99"),
     ],
