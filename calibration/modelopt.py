@@ -134,17 +134,7 @@ def modelopt_candidate(
         (folder / NAMES).write_text(json.dumps(names), "utf-8")
         for number, feed in enumerate(feeds):
             np.savez(folder / f"{number:06d}.npz", *(feed[name] for name in names))
-        run_job(
-            Path(__file__).with_name("modelopt_job.py"),
-            [str(folder), element, method],
-            python=python,
-            result=folder / QUANTIZED,
-            missing=MISSING,
-            library="ModelOpt",
-            commands=COMMANDS,
-            must=f"ModelOpt must turn the graph into {element}",
-            otherwise="take --quantizer saymask",
-        )
+        _run(python, folder, element, method)
         quantized = onnx.load(folder / QUANTIZED)
     _check_interface(quantized, model)
     return Candidate(precision=element, model=quantized, plan=_plan(quantized, element))
@@ -167,6 +157,21 @@ def _lower(
         is_float = lifted.issuperset(own) if own else is_float
         floats.update(node.name for node in block if is_float or node.name in lifted)
     return restore(small, plain, floats)
+
+
+def _run(python: Path, folder: Path, element: str, method: str) -> None:
+    """Run the job of `folder` in another Python."""
+    run_job(
+        Path(__file__).with_name("modelopt_job.py"),
+        [str(folder), element, method],
+        python=python,
+        result=folder / QUANTIZED,
+        missing=MISSING,
+        library="ModelOpt",
+        commands=COMMANDS,
+        must=f"ModelOpt must turn the graph into {element}",
+        otherwise="take --quantizer saymask",
+    )
 
 
 def _check_interface(found: onnx.ModelProto, model: onnx.ModelProto) -> None:

@@ -139,7 +139,8 @@ class _Stage:
         axes = smoothed_tensors(self.plain) | migrated_tensors(self.plain)
         found = self._histograms(self.plain, "channels", tuple(axes), axes)
         absmax = {name: histogram.absmax for name, histogram in found.items()}
-        return self._spilled("smooth", migrate(smooth(self.plain, absmax), absmax))
+        smoothed = self._spilled("smooth", smooth(self.plain, absmax))
+        return self._spilled("even", migrate(smoothed, absmax))
 
     def candidate(self, precision: str, plan: Mapping[str, NodePlan], lower: Lower) -> Candidate:
         """Return the candidate that `lower` makes of a plan."""
@@ -149,7 +150,8 @@ class _Stage:
     @cached_property
     def fused(self) -> onnx.ModelProto:
         """The same graph with less between the products, as OpenVINO wants it."""
-        return self._spilled("fused", turn_keys(fold_scales(fold_norms(self.model))))
+        folded = self._spilled("folded", fold_norms(self.model))
+        return self._spilled("fused", turn_keys(fold_scales(folded)))
 
     def ranges(
         self,
@@ -168,6 +170,7 @@ class _Stage:
         }
 
     def _spilled(self, name: str, model: onnx.ModelProto) -> onnx.ModelProto:
+        # One pass at a time: each holds the weights that it rewrote, gigabytes in large graphs.
         folder = self._calibration.folder
         return spill(model, folder / f"{name}.onnx") if folder else model
 

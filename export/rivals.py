@@ -148,6 +148,7 @@ def _graphs(bundle: Bundle, request: RivalRequest) -> dict[str, Path]:
         if stage.precision == "fp32"
         else _kept(bundle, request) / stage.name / "graph.onnx"
         for stage in bundle.manifest.stages
+        if stage.is_graph
     }
     if not all(path.is_file() for path in graphs.values()):
         for stage in _stages(bundle, request):
@@ -169,7 +170,7 @@ def _feeds(bundle: Bundle, request: RivalRequest) -> dict[str, list[Mapping[str,
         watched = system.with_engines(recorder.watch)
         for frame in workload.frames:
             watched.segment(frame, prompts_from(workload.phrases))
-    return {stage.name: recorder.feeds(stage.name) for stage in bundle.manifest.stages}
+    return {name: recorder.feeds(name) for name in recorder.runs}
 
 
 def _digest(request: RivalRequest) -> str:

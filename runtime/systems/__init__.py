@@ -19,10 +19,12 @@ if TYPE_CHECKING:
     from ..language.parts import Part
     from ..live.tracking import Tracker
 
-__all__ = ["SYSTEMS", "SharedQuestions", "System", "Wrap", "open_system"]
+__all__ = ["HOST_LAPS", "SYSTEMS", "SharedQuestions", "System", "Wrap", "open_system"]
 
 SYSTEMS = {"evf-sam": "evf_sam", "sam4mllm": "sam4mllm"}
 """Names of systems and their modules here, imported when a bundle asks for one."""
+HOST_LAPS = ("words", "views", "back")
+"""Those of `Masks.timings_ms` that are no time in an engine or a language model."""
 
 
 Wrap = Callable[[Engine], Engine]

@@ -12,7 +12,7 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
-from ..bench.closed_loop import Spread, Workload, interleave, spread_of
+from ..bench.closed_loop import END_TO_END, Workload, interleave, spread_of
 from ..bench.conditions import machine_conditions
 from ..bench.energy import Meter, open_meters
 from ..bench.pace import Paced
@@ -34,6 +34,7 @@ from ..segmenter import Segmenter
 from ..shelf import find_bundle
 from ..sources import open_sources
 from ..sources.frame import Source
+from ..systems import HOST_LAPS
 
 __all__ = ["add_stream_flags", "check_flags", "run_stream"]
 
@@ -57,8 +58,6 @@ class _Run:
     """Frames a second; None for the source's own."""
     phrases: tuple[str, ...]
     """What to segment."""
-    engine_stages: tuple[str, ...]
-    """The bundle's stages."""
     window: StreamWindow
     """What counts."""
 
@@ -119,13 +118,14 @@ def run_stream(args: argparse.Namespace) -> int:
         open_meters() as meters,
     ):
         idle_w = _idle_w(meters)
-        engine_alone = _engine_alone(segmenter, run)
+        laps_alone = _laps_alone(segmenter, run)
+        engine_stages = (*laps_alone, *(stage.name for stage in bundle.manifest.stages))
         conditions = machine_conditions(segmenter.device, args.threads) | _conditions(bundle, run)
-        recorder, is_interrupted = _record(segmenter, run, meters)
+        recorder, is_interrupted = _record(segmenter, run, meters, engine_stages)
     record = recorder.record()
     figures = figures_of(
         record,
-        engine_stages=run.engine_stages,
+        engine_stages=engine_stages,
         meters=[meter.name for meter in meters],
         idle_w=idle_w,
     )
@@ -135,7 +135,7 @@ def run_stream(args: argparse.Namespace) -> int:
     report = StreamReport(
         conditions=conditions,
         figures=figures,
-        engine_alone=engine_alone,
+        engine_alone=spread_of([sum(ms) for ms in zip(*laps_alone.values(), strict=True)]),
         series=series_of(record),
     )
     print(json.dumps(asdict(report), indent=2) if args.json else text_from_report(report))
@@ -157,7 +157,6 @@ def _run_of(args: argparse.Namespace, bundle: Bundle) -> _Run:
         source=source,
         rate_hz=rate_hz,
         phrases=tuple(islice(cycle(phrases), args.phrases)),
-        engine_stages=tuple(stage.name for stage in bundle.manifest.stages),
         window=StreamWindow(
             warm_up_s=args.warm_up or _WARM_UP_S,
             seconds=args.seconds or _SECONDS,
@@ -183,12 +182,12 @@ def _source(reference: str, rate_hz: float | None) -> tuple[Source, float | None
 
 
 def _record(
-    segmenter: Segmenter, run: _Run, meters: Sequence[Meter]
+    segmenter: Segmenter, run: _Run, meters: Sequence[Meter], engine_stages: Sequence[str]
 ) -> tuple[StreamRecorder, bool]:
     """Run the stream: what was recorded, and whether the user put an end to it."""
     with Progress("frames") as progress:
         recorder = StreamRecorder(
-            run.window, engine_stages=run.engine_stages, meters=meters, step=progress.step
+            run.window, engine_stages=engine_stages, meters=meters, step=progress.step
         )
         board = PromptBoard(run.phrases)
         try:
@@ -206,7 +205,7 @@ def _idle_w(meters: Sequence[Meter]) -> list[float]:
     return [(meter.joules() - was) / _IDLE_S for meter, was in zip(meters, before, strict=True)]
 
 
-def _engine_alone(segmenter: Segmenter, run: _Run) -> Spread:
+def _laps_alone(segmenter: Segmenter, run: _Run) -> dict[str, list[float]]:
     """Time the engines on the golden frame, one after the other and nothing beside them."""
     workload = Workload(
         frames=(segmenter.bundle.golden()["frame"],),
@@ -217,8 +216,7 @@ def _engine_alone(segmenter: Segmenter, run: _Run) -> Spread:
         warm_up=_ALONE_WARM_UP,
     )
     (laps,) = interleave([segmenter], workload, step=lambda: None)
-    rounds = zip(*(laps[stage] for stage in run.engine_stages), strict=True)
-    return spread_of([sum(ms) for ms in rounds])
+    return {lap: ms for lap, ms in laps.items() if lap not in (*HOST_LAPS, END_TO_END)}
 
 
 def _conditions(bundle: Bundle, run: _Run) -> dict[str, Any]:

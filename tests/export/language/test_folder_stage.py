@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from safetensors.torch import load_file, save_file
 
 from saymask.export import pipeline
@@ -98,8 +98,10 @@ def test_a_bundle_holds_it_and_says_who_runs_it(recipe, chat_bundle, capsys) -> 
     assert row.endswith("good")
 
 
-def test_the_command_says_how_it_is_started(recipe, chat_bundle, monkeypatch, capsys) -> None:
-    bundle = pipeline.export(recipe, say=lambda line: None)
+def test_the_command_says_how_it_is_started(chat_bundle, monkeypatch, capsys) -> None:
+    language = replace(chat_bundle.stage("language"), file="stages/language", precision="int4-awq")
+    manifest = replace(chat_bundle.manifest, stages=(language,))
+    bundle = replace(chat_bundle, manifest=manifest)
     asked: list[ExportRecipe] = []
     monkeypatch.setattr(pipeline, "export", lambda recipe, say: asked.append(recipe) or bundle)
     words = ["export", "sam4mllm", "--checkpoint", "a/b", "--llm", "tensorrt-llm", "--int4-awq"]
@@ -107,13 +109,14 @@ def test_the_command_says_how_it_is_started(recipe, chat_bundle, monkeypatch, ca
     (found,) = asked
     assert (found.language, found.tensorrt_llm, found.target) == (None, "int4-awq", "rtx")
     assert found.out == Path("bundles/b-fp32-tensorrt-llm-int4-awq-rtx")
-    _, gpu, thor = capsys.readouterr().out.splitlines()
+    _, gpu, orin, thor = capsys.readouterr().out.splitlines()
     start = f"trtllm-serve {found.out}/stages/language --max_seq_len 4096"
     assert gpu == f"language on gpu: {start}"
-    assert thor.startswith("language on jetson-thor: tensorrt-edgellm-export ")
+    assert orin.startswith("language on jetson-orin: tensorrt-edgellm-export ")
+    assert thor.split()[3:] == orin.split()[3:]
     assert main([*words, "--json"]) == 0
     commands = json.loads(capsys.readouterr().out)["device_commands"]
-    assert list(commands["language"]) == ["gpu", "jetson-thor"]
+    assert list(commands["language"]) == ["gpu", "jetson-orin", "jetson-thor"]
     assert commands["language"]["gpu"] == [start]
 
 
@@ -137,13 +140,15 @@ def test_modelopt_quantizes_a_systems_model(
         (checkpoint / path.name).symlink_to(path)
     weights = load_file(checkpoint / "model.safetensors")
     # Its first block has matrices of zeros, which have no scale.
-    filled = {k: v if v.any() else torch.full_like(v, 1e-4) for k, v in weights.items()}
+    for name in ("gate", "up", "down"):
+        weights[f"model.layers.0.mlp.{name}_proj.weight"].fill_(1e-4)
     (checkpoint / "model.safetensors").unlink()
-    save_file(filled, checkpoint / "model.safetensors")
-    words = ["--llm", "tensorrt-llm", "--int8-sq", "--modelopt-python", str(modelopt_python)]
+    save_file(weights, checkpoint / "model.safetensors")
+    words = ["--llm", "tensorrt-llm", "--fp8", "--modelopt-python", str(modelopt_python)]
     words += ["--checkpoint", str(checkpoint), "--out", str(recipe.out), "--threads", "1"]
     assert main(["export", "sam4mllm", *words]) == 0
-    assert "language on jetson-orin: " in capsys.readouterr().out
+    assert "language on jetson-thor: " in capsys.readouterr().out
     bundle = Bundle.read(recipe.out)
     assert check_quantized_folder(bundle.folder / bundle.stage("language").file) == []
-    assert "int8-sq was asked for, for TensorRT-LLM; simulated" in bundle.stage("language").reason
+    assert bundle.stage("vision").precision == "fp8"
+    assert "fp8 was asked for, for TensorRT-LLM; simulated" in bundle.stage("language").reason

@@ -14,6 +14,8 @@ from saymask.runtime.sources import OPENERS
 from saymask.runtime.sources.frame import Frame
 from saymask.runtime.verbs import bench_stream
 
+from .. import chat_bundle
+
 CPU = ("--device", "cpu", "--threads", "1")
 SHORT = ("--seconds", "1.5", "--warm-up", "0.3")
 
@@ -48,6 +50,17 @@ def test_a_picture_is_played_like_a_camera(report, image_file):
     assert sum(stage["share"] for stage in figures["stages"]) == pytest.approx(1)
     assert report["engine_alone"]["count"] == 20
     assert report["series"]["age_max_ms"]
+
+
+def test_a_language_models_laps_are_time_in_engines(image_file, tmp_path, capsys):
+    pytest.importorskip("xllamacpp", reason="llama.cpp is not installed")
+    bundle = chat_bundle.write(tmp_path / "chat")
+    words = ("--stream", image_file, "--fps", 20, "--seconds", 3, "--warm-up", 0.5, "--json")
+    assert _bench(bundle, *words) == 0
+    stages = json.loads(capsys.readouterr().out)["figures"]["stages"]
+    assert {stage["name"] for stage in stages if stage["is_engine"]} == {
+        "image", "vision", "prefix", "box", "points", "mask",
+    }  # fmt: skip
 
 
 def test_without_flags_a_person_reads_tables(tiny_bundle, image_file, capsys, tmp_path):
