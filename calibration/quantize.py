@@ -14,7 +14,7 @@ import onnx
 from ..runtime.errors import UnknownNameError
 from .attention import attention_tensors
 from .fp8 import FP8_KEEP
-from .fusion import fold_norms, fold_scales, turn_keys
+from .fusion import fold_norms, fold_scales, turn_keys, weigh_maps
 from .histogram import Histogram
 from .lowering import Lower, joined_tensors, lower_cpu, lower_openvino
 from .migration import migrate, migrated_tensors
@@ -151,7 +151,7 @@ class _Stage:
     def fused(self) -> onnx.ModelProto:
         """The same graph with less between the products, as OpenVINO wants it."""
         folded = self._spilled("folded", fold_norms(self.model))
-        return self._spilled("fused", turn_keys(fold_scales(folded)))
+        return self._spilled("fused", weigh_maps(turn_keys(fold_scales(folded))))
 
     def ranges(
         self,
@@ -209,7 +209,7 @@ def _dynamic(stage: _Stage, plan: Mapping[str, NodePlan], precision: str) -> Can
 def _fused(stage: _Stage, plan: Mapping[str, NodePlan], precision: str) -> Candidate:
     wanted = only(plan, precision)
     rounded = attention_tensors(stage.fused, wanted)
-    tensors = dict.fromkeys((*quantized_tensors(stage.fused, wanted), *rounded))
+    tensors = dict.fromkeys((*quantized_tensors(stage.fused, wanted, results=False), *rounded))
     symmetric = joined_tensors(stage.fused).union(rounded)
     ranges = stage.ranges("fused", stage.fused, tuple(tensors), symmetric=symmetric)
     return stage.candidate(precision, plan, partial(_lower_openvino, stage.fused, ranges))

@@ -22,11 +22,18 @@ from .scales import affine_uint8, least_scale, plain_int8, symmetric_int8
 __all__ = ["quantize_static", "quantized_tensors"]
 
 
-def quantized_tensors(model: onnx.ModelProto, plan: Mapping[str, NodePlan]) -> tuple[str, ...]:
+def quantized_tensors(
+    model: onnx.ModelProto, plan: Mapping[str, NodePlan], *, results: bool = True
+) -> tuple[str, ...]:
     """Name the tensors that become integers: what INT8 nodes read and what convolutions make.
 
     Of a convolution with nothing but a ReLU after it, the ReLU's output is meant; both are one
     kernel.
+
+    Args:
+        model: As for `quantize_static`.
+        plan: As for `quantize_static`.
+        results: Whether to name what convolutions make even where no INT8 node reads it.
     """
     graph = Graph(model)
     readers = graph.readers()
@@ -35,7 +42,7 @@ def quantized_tensors(model: onnx.ModelProto, plan: Mapping[str, NodePlan]) -> t
         if node.name not in plan or plan[node.name].precision != "int8":
             continue
         names[node.input[0]] = None
-        if node.op_type == "Conv":
+        if results and node.op_type == "Conv":
             after = readers.get(node.output[0], [])
             is_rectified = [each.op_type for each in after] == ["Relu"]
             names[after[0].output[0] if is_rectified else node.output[0]] = None
@@ -48,14 +55,17 @@ def quantize_static(
     ranges: Mapping[str, Range],
     *,
     symmetric: Collection[str] = (),
+    results: bool = True,
 ) -> onnx.ModelProto:
     """Write Q/DQ around the nodes that a plan makes INT8.
 
     Args:
         model: FP32 graph after `passes.split_gemms`, opset 13 or later.
         plan: Node name -> precision, from `plan.plan_nodes`.
-        ranges: Range of each of `quantized_tensors(model, plan)`.
+        ranges: Range of each of `quantized_tensors(model, plan, results=results)`.
         symmetric: Those that become int8 without a zero point.
+        results: Whether what convolutions make becomes integers even where no INT8 node reads it,
+            which the integer kernel of ONNX Runtime needs.
 
     Returns:
         A graph with the same float inputs and outputs; weights of INT8 nodes are int8.
@@ -63,7 +73,7 @@ def quantize_static(
     graph = Graph(model)
     scales = {
         name: (plain_int8 if name in symmetric else affine_uint8)(ranges[name])
-        for name in quantized_tensors(model, plan)
+        for name in quantized_tensors(model, plan, results=results)
     }
     readers = graph.readers()
     matrices: dict[str, str] = {}

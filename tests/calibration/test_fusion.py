@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 
-from saymask.calibration.fusion import fold_norms, fold_scales, turn_keys
+from saymask.calibration.fusion import fold_norms, fold_scales, turn_keys, weigh_maps
 from saymask.calibration.session import open_model
 
 BLOCK = """
@@ -149,6 +149,43 @@ def test_keys_are_turned_in_two_steps(build):
         "first": [0, 2, 1, 3],
         "columns": [0, 2, 3, 1],
     }
+
+
+MASKS = """
+<ir_version: 9, opset_import: ["" : 20]>
+masks (float[phrases,%s,4] row, float[phrases,4,2,3] features) => (float[phrases,%s,6] y) {
+  [flat] cells = Reshape (features, extents)
+  [product] y = MatMul (row, cells)
+}
+"""
+
+
+def test_a_row_of_weights_becomes_a_sum_over_channels(build):
+    model = build(MASKS % (1, 1), extents=np.array([0, 4, 6]))
+    weighed = weigh_maps(model)
+    onnx.checker.check_model(weighed, full_check=True)
+    generator = np.random.default_rng(1)
+    feed = {
+        "row": generator.normal(size=(3, 1, 4)).astype(np.float32),
+        "features": generator.normal(size=(3, 4, 2, 3)).astype(np.float32),
+    }
+    found, expected = (open_model(each, threads=1).run(feed)["y"] for each in (weighed, model))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    assert [node.op_type for node in weighed.graph.node] == ["Reshape", "Mul", "ReduceSum", "Reshape"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("float[phrases,1,4] row", "float[phrases,3,4] row"),
+        ("float[phrases,4,2,3] features", "float[phrases,4,rows,3] features"),
+        ("float[phrases,4,2,3] features", "float[phrases,2,4,3] features"),
+    ],
+)
+def test_other_products_with_maps_stay(build, old, new):
+    text = (MASKS % (1, 1)).replace(old, new).replace("float[phrases,1,6] y", "float[phrases,n,6] y")
+    model = build(text, extents=np.array([0, 4, 6]))
+    assert _names(weigh_maps(model)) == ["flat", "product"]
 
 
 def _arrays() -> dict[str, np.ndarray]:

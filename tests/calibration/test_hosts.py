@@ -55,6 +55,14 @@ def test_convolutions_go_by_their_names_in_openvino(convolutions, images):
     assert OPENVINO.integer_nodes(fp32.model, images[0], static.plan) == set()
 
 
+@needs_openvino
+def test_openvino_makes_what_follows_convolutions_part_of_them(convolutions, images, cosine):
+    _, static = quantize.candidates(convolutions, images, target="openvino")
+    after = ["wide_act", "shortcut", "down_act"]
+    assert OPENVINO.integer_nodes(static.model, images[0], after) == set(after)
+    assert cosine(static.model, convolutions, images) > 0.999
+
+
 def test_without_its_library(tokens, monkeypatch):
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(MissingExtraError, match=r"saymask\[openvino\]"):

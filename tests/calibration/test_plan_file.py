@@ -70,7 +70,7 @@ def _edited(plan: Plan, *path: str, value: object) -> str:
     [
         (["plan_version"], 2, "must have plan_version 1, which this saymask reads; got 2"),
         (["plan_version"], None, "must have plan_version 1, .* got None"),
-        (["target"], "gpu", "target of p.json must be one of cpu, rtx, tensorrt; got 'gpu'"),
+        (["target"], "gpu", "target of p.json must be one of cpu, openvino, rtx, .*; got 'gpu'"),
         (["variant"], None, r"p.json must have the fields .*variant \(str\), target .* got plan_v"),
         (["author"], "me", "got plan_version, system, variant, target, stages, author"),
         (["stages"], [], r"stages \(dict\); got "),

@@ -29,6 +29,8 @@ def _constants(model) -> dict[str, np.ndarray]:
 def test_what_is_rounded(convolutions, tokens):
     assert quantized_tensors(convolutions, plan_nodes(convolutions)) == ("b", "d", "e", "f", "g")
     assert quantized_tensors(tokens, plan_nodes(tokens)) == ("n", "m")
+    read = quantized_tensors(convolutions, plan_nodes(convolutions), results=False)
+    assert read == ("b", "d", "f")
 
 
 def test_convolutions(convolutions, images, cosine):

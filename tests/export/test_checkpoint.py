@@ -314,8 +314,8 @@ def test_defaults_may_be_left_out_of_a_released_config(released):
         ({"out_dim": 128}, r"got \('large', 1024, 128\)"),
         (
             {"model_type": "llava"},
-            "\"model_type\" in .*config.json must be one of evf; got 'llava' with weights that "
-            "look like none that is known here; give",
+            "\"model_type\" in .*config.json must be one of evf, llava_llama; got 'llava' with "
+            "weights that look like none that is known here; give",
         ),
     ],
 )

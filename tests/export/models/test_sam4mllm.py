@@ -18,8 +18,10 @@ def test_official_sizes():
     assert {name.partition(".")[0] for name in network.state_dict()} == {"model", "visual_model"}
 
 
-@pytest.mark.parametrize(("variant", "size"), [(OFFICIAL, "xl1"), ("mini", "mini")])
-def test_the_best_of_three_masks_is_taken(variant, size):
+@pytest.mark.parametrize(
+    ("variant", "size", "choice"), [(OFFICIAL, "xl1", "best"), ("mini", "mini", "single")]
+)
+def test_each_variant_has_its_sam_and_its_mask(variant, size, choice):
     spec = SAM4MLLM_SPECS[variant].visual_model
-    assert spec.mask_choice == "best"
+    assert spec.mask_choice == choice
     assert spec.image_encoder is EFFICIENTVIT_SPECS[size]

@@ -17,9 +17,9 @@ OFFICIAL = EVF_SAM_SPECS["efficientvit-xl0-beit3-large"]
 
 def test_it_is_in_the_table():
     assert system_module("evf-sam") is evf_sam
-    with pytest.raises(UnknownNameError, match="must be one of evf-sam; got 'evf-sam2'"):
+    with pytest.raises(UnknownNameError, match="must be one of evf-sam, sam4mllm; got 'evf-sam2'"):
         system_module("evf-sam2")
-    assert set(SYSTEMS) == {"evf-sam"}
+    assert set(SYSTEMS) == {"evf-sam", "sam4mllm"}
 
 
 def test_views_are_the_references():
@@ -53,9 +53,11 @@ def test_the_miniatures_views_are_smooth():
     assert not beit.rounds_to_uint8
 
 
-def test_the_semantic_tag_and_the_tokenizer_are_evf_sams():
+def test_the_semantic_tag_and_the_tokenizer_are_evf_sams(tiny_checkpoint):
     assert dict(evf_sam.TEMPLATES)["semantic"].format(phrase="sky") == "[semantic] sky"
-    assert evf_sam.TOKENIZER in TOKENIZERS
+    checkpoint = open_checkpoint(tiny_checkpoint)
+    assert evf_sam.tokenizer_of(checkpoint).kind in TOKENIZERS
+    assert evf_sam.language_of(checkpoint) is None
 
 
 def test_stages_run_one_after_the_other(tiny_network):
