@@ -209,7 +209,7 @@ def _dynamic(stage: _Stage, plan: Mapping[str, NodePlan], precision: str) -> Can
 def _fused(stage: _Stage, plan: Mapping[str, NodePlan], precision: str) -> Candidate:
     wanted = only(plan, precision)
     rounded = attention_tensors(stage.fused, wanted)
-    tensors = dict.fromkeys((*quantized_tensors(stage.fused, wanted, results=False), *rounded))
+    tensors = dict.fromkeys((*quantized_tensors(stage.fused, wanted, sums_only=True), *rounded))
     symmetric = joined_tensors(stage.fused).union(rounded)
     ranges = stage.ranges("fused", stage.fused, tuple(tensors), symmetric=symmetric)
     return stage.candidate(precision, plan, partial(_lower_openvino, stage.fused, ranges))

@@ -23,7 +23,7 @@ __all__ = ["quantize_static", "quantized_tensors"]
 
 
 def quantized_tensors(
-    model: onnx.ModelProto, plan: Mapping[str, NodePlan], *, results: bool = True
+    model: onnx.ModelProto, plan: Mapping[str, NodePlan], *, sums_only: bool = False
 ) -> tuple[str, ...]:
     """Name the tensors that become integers: what INT8 nodes read and what convolutions make.
 
@@ -33,7 +33,7 @@ def quantized_tensors(
     Args:
         model: As for `quantize_static`.
         plan: As for `quantize_static`.
-        results: Whether to name what convolutions make even where no INT8 node reads it.
+        sums_only: Whether to name what convolutions make only where a sum or an INT8 node reads it.
     """
     graph = Graph(model)
     readers = graph.readers()
@@ -42,10 +42,13 @@ def quantized_tensors(
         if node.name not in plan or plan[node.name].precision != "int8":
             continue
         names[node.input[0]] = None
-        if results and node.op_type == "Conv":
-            after = readers.get(node.output[0], [])
-            is_rectified = [each.op_type for each in after] == ["Relu"]
-            names[after[0].output[0] if is_rectified else node.output[0]] = None
+        if node.op_type == "Conv":
+            made, after = node.output[0], readers.get(node.output[0], [])
+            if [each.op_type for each in after] == ["Relu"]:
+                made = after[0].output[0]
+                after = readers.get(made, [])
+            if not sums_only or "Add" in (each.op_type for each in after):
+                names[made] = None
     return tuple(names)
 
 
@@ -55,17 +58,17 @@ def quantize_static(
     ranges: Mapping[str, Range],
     *,
     symmetric: Collection[str] = (),
-    results: bool = True,
+    sums_only: bool = False,
 ) -> onnx.ModelProto:
     """Write Q/DQ around the nodes that a plan makes INT8.
 
     Args:
         model: FP32 graph after `passes.split_gemms`, opset 13 or later.
         plan: Node name -> precision, from `plan.plan_nodes`.
-        ranges: Range of each of `quantized_tensors(model, plan, results=results)`.
+        ranges: Range of each of `quantized_tensors(model, plan, sums_only=sums_only)`.
         symmetric: Those that become int8 without a zero point.
-        results: Whether what convolutions make becomes integers even where no INT8 node reads it,
-            which the integer kernel of ONNX Runtime needs.
+        sums_only: Whether what convolutions make becomes integers only where a sum or an INT8 node
+            reads it. ONNX Runtime's integer kernel needs it always.
 
     Returns:
         A graph with the same float inputs and outputs; weights of INT8 nodes are int8.
@@ -73,7 +76,7 @@ def quantize_static(
     graph = Graph(model)
     scales = {
         name: (plain_int8 if name in symmetric else affine_uint8)(ranges[name])
-        for name in quantized_tensors(model, plan, results=results)
+        for name in quantized_tensors(model, plan, sums_only=sums_only)
     }
     readers = graph.readers()
     matrices: dict[str, str] = {}
