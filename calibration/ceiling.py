@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from ..runtime.backends.onnxruntime import OnnxEngine
+from ..runtime.engine import Engine
 from ..runtime.bench.rivals import Ceiling, StageCeiling
 from .graph import Graph, attribute
 from .macs import multiply_adds
@@ -129,7 +129,7 @@ def _rates(shapes: Iterable[Product], threads: int | None) -> dict[Product, tupl
     """Time products in turns: billions of operations a second in INT8 and FP32."""
     generator = np.random.default_rng(0)
     with ExitStack() as stack:
-        runs: list[tuple[Product, OnnxEngine, dict[str, np.ndarray]]] = []
+        runs: list[tuple[Product, Engine, dict[str, np.ndarray]]] = []
         for shape in shapes:
             rows = generator.integers(0, 256, (shape.rows, shape.depth), np.uint8)
             for element in _ELEMENTS:
