@@ -12,8 +12,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from ..runtime.engine import Engine
 from ..runtime.bench.rivals import Ceiling, StageCeiling
+from ..runtime.engine import Engine
 from .graph import Graph, attribute
 from .macs import multiply_adds
 from .session import open_model
