@@ -17,6 +17,7 @@ from .fp8 import FP8_KEEP
 from .fusion import fold_norms, fold_scales, turn_keys, weigh_maps
 from .histogram import Histogram
 from .lowering import Lower, joined_tensors, lower_cpu, lower_openvino
+from .memory import give_back
 from .migration import migrate, migrated_tensors
 from .observers import Observer
 from .passes import replace_resizes, split_gemms
@@ -184,6 +185,7 @@ class _Stage:
         calibration = self._calibration
         if not tensors:
             return {}
+        give_back()  # What the last pass rewrote is on disk now.
         return observe(
             model,
             self._feeds,

@@ -8,7 +8,6 @@ from pathlib import Path
 import onnx
 
 from .graph import Graph, constant_bytes, inline
-from .memory import give_back
 
 __all__ = ["INLINE_BYTES", "read", "save", "spill"]
 
@@ -71,7 +70,6 @@ def read(path: Path) -> onnx.ModelProto:
 def spill(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
     """Write a model's weights beside `path` and return it as `read` does."""
     save(model, path, inline_bytes=0)
-    give_back()
     return read(path)
 
 

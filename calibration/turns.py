@@ -79,11 +79,11 @@ class _Waiting:
         if self._engine:
             self._engine.close()
             self._engine = None
-            give_back()
 
     def _opened(self) -> Engine:
         self._turns.enter(self)
         if self._engine is None:
+            give_back()
             self._engine = self._open()
         return self._engine
 
