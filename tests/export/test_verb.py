@@ -70,7 +70,7 @@ def test_a_gate_that_fails_is_code_3_and_no_bundle(words, tmp_path, capsys):
 
 def test_an_unknown_system_is_code_2(capsys):
     assert main(["export", "evf-sam2"]) == 2
-    said = "saymask: error: system must be one of evf-sam; got 'evf-sam2'\n"
+    said = "saymask: error: system must be one of evf-sam, sam4mllm; got 'evf-sam2'\n"
     assert capsys.readouterr().err == said
 
 

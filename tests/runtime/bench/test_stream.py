@@ -37,6 +37,7 @@ def _write(recorder: StreamRecorder, index: int, age_s: float = 0.0) -> None:
         scores=np.zeros(1, np.float32),
         labels=("mug",),
         answer="",
+        said=(),
         timings_ms=(("views", 1.0), ("image", 5.0), ("mask", 2.0)),
     )
     recorder.write(frame, masks)
