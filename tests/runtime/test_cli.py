@@ -43,7 +43,7 @@ def test_version(capsys):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["segmen"], "verb must be one of bench, build, check, doctor"),
+        (["segmen"], "verb must be one of bench, build, check, compare, doctor"),
         ([], "required: VERB"),
         (["segment", "x.png"], "required: --prompt; see: saymask segment --help"),
         (["info", "x", "--jsn"], "unrecognized arguments: --jsn"),
