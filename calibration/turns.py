@@ -34,10 +34,6 @@ class Turns:
         """
         if weight_bytes(model) < LARGE_BYTES:
             return open_engine()
-        return self.waiting(open_engine)
-
-    def waiting(self, open_engine: Callable[[], Engine]) -> Engine:
-        """Return an engine that opens when it runs, whatever its size."""
         return _Waiting(self, open_engine)
 
     def is_ready(self, engine: Engine) -> bool:

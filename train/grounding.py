@@ -20,6 +20,7 @@ from ..kernels.boxes import boxes_xyxy_from_masks
 from ..runtime.spec import ViewSpec
 from .cache import CATEGORY_NAMES, COLOR_CLASSES, COLOR_NAMES, PART_CLASSES, SceneCache
 from .losses import mask_dice, mean_cross_entropy
+from .numbers import grid_waves
 from .views import normalized
 
 NAMES_WEIGHT = 0.3
@@ -148,14 +149,8 @@ def start_positions(beit3: BEiT3) -> None:
     patches.
     """
     spec, positions = beit3.spec, beit3.encoder.embed_positions
-    quarter = spec.width // 4
-    rates = 100 ** -(torch.arange(quarter) / quarter)
-    rows, columns = spec.grid_hw
-    y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
-    angles = [cells.flatten()[:, None] * rates for cells in (x, y)]
-    waves = torch.cat([wave(angle) for angle in angles for wave in (torch.sin, torch.cos)], dim=1)
     positions.A.weight[: FIRST_POSITION + 1] = 0
-    positions.A.weight[FIRST_POSITION + 1 :] = POSITION_SIZE * waves
+    positions.A.weight[FIRST_POSITION + 1 :] = POSITION_SIZE * grid_waves(spec.grid_hw, spec.width)
     nn.init.normal_(positions.B.weight, std=WORD_POSITION_SIZE)
     nn.init.normal_(beit3.vision_embed.cls_token, std=0.02)
 

@@ -33,6 +33,25 @@ def number_waves(width: int, *, count: int = NUMBERS) -> Tensor:
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
+def grid_waves(grid_hw: tuple[int, int], width: int) -> Tensor:
+    """Return a row for each cell of a grid, row after row.
+
+    Args:
+        grid_hw: Rows and columns.
+        width: Channels, a multiple of four.
+
+    Returns:
+        float32 (cells, width): sines, then cosines, of the column, then of the row (Attention Is
+        All You Need, section 3.5, in two dimensions).
+    """
+    quarter = width // 4
+    rates = 100 ** -(torch.arange(quarter) / quarter)
+    rows, columns = grid_hw
+    y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+    angles = [cells.flatten()[:, None] * rates for cells in (x, y)]
+    return torch.cat([wave(angle) for angle in angles for wave in (torch.sin, torch.cos)], dim=1)
+
+
 def soft_cross_entropy(logits: Tensor, numbers: Tensor, *, step: int = 1) -> Tensor:
     """Score logits of numbers against bell curves around the true ones.
 

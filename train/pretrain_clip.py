@@ -16,7 +16,7 @@ from torch.nn import functional
 from ..export.models.clip import ClipVisionSpec, ClipVisionTower
 from ..runtime.spec import ViewSpec
 from .cache import COLOR_CLASSES, MAX_PARTS, PART_CLASSES, SceneCache
-from .numbers import number_waves, soft_cross_entropy
+from .numbers import grid_waves, number_waves, soft_cross_entropy
 from .views import normalized
 from .world.catalogue import PATTERNS
 
@@ -91,14 +91,9 @@ class SeeingPatches(nn.Module):
 @torch.no_grad()
 def start_positions(tower: ClipVisionTower, spec: ClipVisionSpec) -> None:
     """Start the positions as sines and cosines of row and column, near for near patches."""
-    rows, columns = spec.grid_hw
-    rates = 100 ** -(torch.arange(spec.width // 4) / (spec.width // 4))
-    y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
-    angles = [cells.flatten()[:, None] * rates for cells in (x, y)]
-    waves = torch.cat([wave(angle) for angle in angles for wave in (torch.sin, torch.cos)], dim=1)
     table = tower.vision_model.embeddings.position_embedding.weight
     table[0] = 0
-    table[1:] = POSITION_SIZE * waves
+    table[1:] = POSITION_SIZE * grid_waves(spec.grid_hw, spec.width)
 
 
 def patch_truth(
