@@ -39,6 +39,11 @@ TEXTS = (
 """What tokenizers do differently: digits, spaces, contractions, letters that no training saw."""
 
 SPECIALS = ("<|begin_of_text|>", "<|eot_id|>", "[SEG]")
+LLAMA_31 = {
+    "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}  # fmt: skip
+"""How LLaMA-3.1 scales positions, trained on few of them."""
 
 
 def llama_config(**changes: Any) -> dict[str, Any]:

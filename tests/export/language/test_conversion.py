@@ -19,6 +19,7 @@ from saymask.runtime.language.gguf_file import LanguageFile
 from saymask.runtime.language.opening import open_language
 
 from .checkpoints import (
+    LLAMA_31,
     TEXTS,
     byte_pair_tokenizer,
     largest_difference,
@@ -29,10 +30,6 @@ from .checkpoints import (
     write_folder,
 )
 
-LLAMA_31 = {
-    "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 64,
-}  # fmt: skip
 LAYOUTS = {
     "vicuna": {},
     "vicuna-16k": {"rope_scaling": {"type": "linear", "factor": 4.0}},

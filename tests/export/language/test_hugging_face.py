@@ -21,6 +21,7 @@ from saymask.runtime.language.quantized_folder import LanguageSizes
 
 from . import checkpoints
 from .checkpoints import (
+    LLAMA_31,
     byte_pair_tokenizer,
     largest_difference,
     llama_config,
@@ -28,10 +29,6 @@ from .checkpoints import (
     write_adapter,
 )
 
-LLAMA_31 = {
-    "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 64,
-}  # fmt: skip
 CHANGES = {
     "vicuna": {},
     "vicuna-16k": {"rope_scaling": {"type": "linear", "factor": 4.0}},
