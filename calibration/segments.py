@@ -19,6 +19,7 @@ from onnx import TensorProto, helper, shape_inference
 from ..runtime.backends.onnxruntime import OnnxEngine, open_graph
 from ..runtime.errors import UsageError
 from ..runtime.spec import StageSpec
+from .extents import extents_of
 from .graph import Graph
 from .session import tensors_from_values
 from .storage import save
@@ -129,10 +130,10 @@ class Line:
     def measure(self, feed: Mapping[str, np.ndarray], *, threads: int) -> dict[str, int]:
         """Return how many bytes each tensor takes in a run; 0 stands for what cannot be known.
 
-        Extents that the graph does not state are asked of one run, which holds no tensor longer
-        than any run does.
+        Extents that do not follow from those of the inputs are asked of one run of the whole graph,
+        which holds no tensor longer than any run does.
         """
-        extents = Graph(self._model).extents()
+        extents = extents_of(self._model, feed)
         unknown = [n for n in self._made if n in self._values and not _is_known(extents.get(n))]
         shapes = {name: extents[name] for name in self._made if _is_known(extents.get(name))}
         if unknown:

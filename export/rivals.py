@@ -185,7 +185,7 @@ def _quantize(graph: Path, feeds: list[Mapping[str, np.ndarray]], path: Path) ->
     """Quantize a graph with NNCF's defaults for its kind of network."""
     library = openvino.library()
     nncf = require("nncf", extra="rivals")
-    model = library.Core().read_model(graph)
+    model = openvino.core().read_model(graph)
     is_transformer = any(node.get_type_name() == "Softmax" for node in model.get_ops())
     with contextlib.redirect_stdout(io.StringIO()):  # Its progress bars.
         quantized = nncf.quantize(

@@ -6,6 +6,7 @@ import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from threading import Lock
 from types import ModuleType
@@ -20,6 +21,7 @@ from ..spec import StageSpec
 __all__ = [
     "ExecutedWork",
     "OpenVinoEngine",
+    "core",
     "executed_precisions",
     "integer_nodes",
     "library",
@@ -221,9 +223,27 @@ def library() -> ModuleType:
     return require("openvino", extra="openvino")
 
 
+def core() -> Any:
+    """Return OpenVINO's core, one for the whole process.
+
+    A core takes its CPU plugin with it when it goes, and that unmaps the stack it has put up for
+    the signals of the thread that loaded it. Gone in another thread, it leaves a stack that is
+    no more, on which the next Ctrl-C ends the process.
+
+    Raises:
+        MissingExtraError: openvino is not installed.
+    """
+    return _core(library())
+
+
+@cache
+def _core(openvino: ModuleType) -> Any:
+    return openvino.Core()
+
+
 def _read(openvino: Any, graph: Path) -> Any:
     try:
-        return openvino.Core().read_model(graph)
+        return core().read_model(graph)
     except Exception as error:
         raise _refusal(openvino, graph, error) from error
 
@@ -249,7 +269,7 @@ def _compile(openvino: Any, model: Any, graph: Path, threads: int | None) -> Any
     if threads:
         options["INFERENCE_NUM_THREADS"] = threads
     try:
-        return openvino.Core().compile_model(model, "CPU", options)
+        return core().compile_model(model, "CPU", options)
     except Exception as error:
         raise _refusal(openvino, graph, error) from error
 

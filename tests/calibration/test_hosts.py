@@ -12,7 +12,7 @@ import pytest
 from saymask.calibration import quantize
 from saymask.calibration.hosts import HOSTS, ONNXRUNTIME, OPENVINO, host_of
 from saymask.calibration.quantize import FORMS
-from saymask.runtime.backends.openvino import library
+from saymask.runtime.backends.openvino import core
 from saymask.runtime.engine import BACKENDS
 from saymask.runtime.errors import MissingExtraError
 
@@ -59,8 +59,8 @@ def test_convolutions_go_by_their_names_in_openvino(convolutions, images):
 @needs_openvino
 def test_openvino_makes_what_follows_convolutions_part_of_them(convolutions, images, cosine):
     _, static = quantize.candidates(convolutions, images, target="openvino")
-    core = library().Core()
-    compiled = core.compile_model(core.read_model(static.model.SerializeToString()), "CPU")
+    model = core().read_model(static.model.SerializeToString())
+    compiled = core().compile_model(model, "CPU")
     kernels = [
         op.get_rt_info()["originalLayersNames"].astype(str)
         for op in compiled.get_runtime_model().get_ops()

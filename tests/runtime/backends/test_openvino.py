@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -94,6 +95,28 @@ def test_closed(bundle):
     engine.close()
     with pytest.raises(EngineError, match="stage 'image' was closed"):
         engine.run({"image": np.zeros((1, 3, 64, 64), np.float32)})
+
+
+_SIGNALLED = """
+import signal, sys, threading
+from pathlib import Path
+from saymask.runtime.backends.openvino import open_graph
+from saymask.runtime.bundle import Bundle
+bundle = Bundle.read(Path(sys.argv[1]))
+stage = bundle.stage("image")
+engines = [open_graph(bundle.folder / stage.file, stage, device="cpu", threads=1)]
+last = threading.Thread(target=engines.clear)
+last.start()
+last.join()
+signal.signal(signal.SIGTERM, lambda *_: print("handled"))
+signal.raise_signal(signal.SIGTERM)
+"""
+
+
+def test_signals_are_handled_after_another_thread_let_an_engine_go(bundle):
+    command = [sys.executable, "-X", "faulthandler", "-c", _SIGNALLED, str(bundle.folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
 
 
 def test_without_openvino(bundle, monkeypatch):
