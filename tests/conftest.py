@@ -6,6 +6,7 @@ The bundle is three ONNX graphs that find the pixels of the color that is named.
 from __future__ import annotations
 
 import io
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -82,6 +83,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--modelopt-python", type=Path, help="interpreter of ModelOpt's own environment"
     )
+
+
+def pytest_configure() -> None:
+    """Let Ctrl-C reach the tests that press it, whoever started them in a background of theirs."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -46,8 +46,8 @@ class TalkMix:
 
     shares: Mapping[str, float] = field(
         default_factory=lambda: {
-            "single": 0.44, "part": 0.12, "semantic": 0.12, "multi": 0.1, "absent": 0.03,
-            "points": 0.07, "groups": 0.04, "words": 0.08,
+            "single": 0.3, "part": 0.1, "semantic": 0.1, "multi": 0.16, "absent": 0.08,
+            "points": 0.16, "groups": 0.03, "words": 0.07,
         }
     )  # fmt: skip
     """Kind -> share; a kind that a scene has nothing for becomes "single"."""

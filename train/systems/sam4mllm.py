@@ -84,13 +84,13 @@ class Sam4mllmRecipe:
     decoder_images: int = 24
     """Images in a batch of points and boxes together."""
     decoder: LoopRecipe = field(
-        default_factory=lambda: LoopRecipe(steps=500, learning_rate=1e-3, save_every=100)
+        default_factory=lambda: LoopRecipe(steps=1100, learning_rate=5e-4, save_every=100)
     )
     """SAM's mask decoder; no steps leave it off the shelf."""
     tower_images: int = 64
     """Images in a batch of the vision tower alone."""
     tower: LoopRecipe = field(
-        default_factory=lambda: LoopRecipe(steps=1600, learning_rate=1e-3, optimizer="muon")
+        default_factory=lambda: LoopRecipe(steps=1300, learning_rate=1e-3, optimizer="muon")
     )
     """The vision tower."""
     talk: TalkMix = field(default_factory=TalkMix)
@@ -100,7 +100,7 @@ class Sam4mllmRecipe:
     llava_tokens: int = 384
     """Longest talk about each."""
     llava: LoopRecipe = field(
-        default_factory=lambda: LoopRecipe(steps=4000, learning_rate=1e-3, optimizer="muon")
+        default_factory=lambda: LoopRecipe(steps=7400, learning_rate=1e-3, optimizer="muon")
     )
     """The LLaVA."""
     groups: GroupRecipe = field(default_factory=GroupRecipe)
@@ -327,16 +327,18 @@ def _conversations(
 def _write_checkpoint(
     folder: Path, recipe: Sam4mllmRecipe, tensors: Mapping[str, Tensor], vocabulary: Path
 ) -> None:
-    """Write a checkpoint, all or nothing, matrices in FP16."""
+    """Write a checkpoint, all or nothing, matrices in FP16 and a tied one once."""
+    spec = LLAVA_SPECS[recipe.variant].language
     config = CheckpointConfig(
         system="sam4mllm",
         variant=recipe.variant,
-        max_tokens=LLAVA_SPECS[recipe.variant].language.max_positions,
+        max_tokens=spec.max_positions,
         license="Apache-2.0",
     )
     compact = {
         name: value.detach().cpu().half() if value.ndim > 1 else value.detach().cpu()
         for name, value in tensors.items()
+        if not (spec.is_tied and name == "lm_head.weight")
     }
     with replacing(folder) as scratch:
         save_file(
