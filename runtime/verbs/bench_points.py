@@ -20,7 +20,10 @@ from ..table import table
 __all__ = ["add_points_flag", "run_points"]
 
 _ROUNDS = 5
-_HEADER = ("points", "asked", "p50 ms", "times one batch", "95 %", "probability off by", "answers")
+_HEADER = (
+    "points", "asked", "p50 ms", "times one batch", "95 %", "asking alone p50 ms",
+    "times one batch", "95 %", "probability off by", "answers",
+)  # fmt: skip
 
 
 def add_points_flag(parser: argparse.ArgumentParser) -> None:
@@ -71,8 +74,9 @@ def _text(report: Mapping[str, Any]) -> str:
             row["count"],
             row["way"],
             row["spread"]["p50_ms"],
-            row["times_batch"]["value"],
-            f"{row['times_batch']['low']:.2f} to {row['times_batch']['high']:.2f}",
+            *_ratio(row["times_batch"]),
+            row["asking"]["p50_ms"],
+            *_ratio(row["asking_times_batch"]),
             f"{row['max_difference']:.1e}",
             "same" if row["is_same"] else "differ",
         )
@@ -85,3 +89,7 @@ def _text(report: Mapping[str, Any]) -> str:
         f"{report['beginning_tokens']} tokens before up to {report['question_tokens']} for each "
         f"point\n\n{table(_HEADER, rows)}"
     )
+
+
+def _ratio(ratio: Mapping[str, float]) -> tuple[float, str]:
+    return ratio["value"], f"{ratio['low']:.2f} to {ratio['high']:.2f}"

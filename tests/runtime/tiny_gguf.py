@@ -52,10 +52,12 @@ def write(
     layers: int = 2,
     hidden: int = 128,
     rows: int = 400,
+    context: int = 2048,
+    scale: float = 0.15,
 ) -> Path:
     """Write a model with random weights; four heads share two heads of keys and values."""
     writer = gguf.GGUFWriter(str(path), architecture)
-    writer.add_context_length(2048)
+    writer.add_context_length(context)
     writer.add_embedding_length(width)
     writer.add_block_count(layers)
     writer.add_feed_forward_length(hidden)
@@ -80,7 +82,8 @@ def write(
         writer.add_token_merges(merges)
         writer.add_eos_token_id(rows - 1)
     kind = gguf.GGMLQuantizationType[format]
-    for name, array in _weights(architecture, seed, width, layers, hidden, rows).items():
+    weights = _weights(architecture, seed, width, layers, hidden, rows, scale)
+    for name, array in weights.items():
         if array.ndim == 1 or format == "F32":
             writer.add_tensor(name, array)
         else:
@@ -93,11 +96,11 @@ def write(
 
 
 def _weights(
-    architecture: str, seed: int, width: int, layers: int, hidden: int, rows: int
+    architecture: str, seed: int, width: int, layers: int, hidden: int, rows: int, scale: float
 ) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(seed)
 
-    def draw(*shape: int, scale: float = 0.15) -> np.ndarray:
+    def draw(*shape: int, scale: float = scale) -> np.ndarray:
         return rng.normal(0, scale, shape).astype(np.float32)
 
     weights = {"token_embd.weight": draw(rows, width, scale=1.0)}
