@@ -56,6 +56,9 @@ class Protocol:
     """A point lies on the object when the probability of Yes is above this."""
     keep_no: float
     """A point lies off the object when the probability of No is above this; looked at first."""
+    reject_above: float
+    """Nothing is there when the probability that the first answer begins with No, as `NOTHING`
+    does, is above this; 1 takes the answer at its word."""
     system: str
     """The system message."""
     max_tokens: int
@@ -78,10 +81,11 @@ class Protocol:
                 f"context_tokens; got {self.point_count}, {self.max_tokens} and "
                 f"{self.context_tokens}; export the bundle again"
             )
-        if not (0 <= self.keep_yes <= 1 and 0 <= self.keep_no <= 1):
+        limits = (self.keep_yes, self.keep_no, self.reject_above)
+        if not all(0 <= limit <= 1 for limit in limits):
             raise BundleError(
-                f"keep_yes and keep_no must be from 0 to 1; got {self.keep_yes} and "
-                f"{self.keep_no}; export the bundle again"
+                "keep_yes, keep_no and reject_above must be from 0 to 1; got "
+                f"{self.keep_yes}, {self.keep_no} and {self.reject_above}; export the bundle again"
             )
 
     def points_in(self, box_xyxy: np.ndarray) -> np.ndarray:
@@ -212,6 +216,7 @@ PAPER = Protocol(
     is_batched=True,
     keep_yes=0.9,
     keep_no=0.9,
+    reject_above=1.0,
     system=_DEMO,
     max_tokens=128,
     context_tokens=4096,
@@ -226,6 +231,7 @@ RELEASED = Protocol(
     is_batched=False,
     keep_yes=0.75,
     keep_no=0.9,
+    reject_above=1.0,
     system=_DEMO,
     max_tokens=30,
     context_tokens=4096,
@@ -240,6 +246,7 @@ MINIATURE = Protocol(
     is_batched=True,
     keep_yes=0.9,
     keep_no=0.9,
+    reject_above=1.0,
     system="You look at a picture and say where things are.",
     max_tokens=128,
     context_tokens=1024,

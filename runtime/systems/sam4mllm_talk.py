@@ -16,6 +16,7 @@ from ..timing import Stopwatch
 from . import SharedQuestions
 from .sam4mllm_protocol import Protocol
 from .sam4mllm_text import (
+    NOTHING,
     TOKENS,
     ObjectPrompt,
     Piece,
@@ -194,6 +195,10 @@ class Talk:
         with watch.lap("box"):
             answer = self._answer(seen, question, self._protocol.max_tokens)
         text = self._engine.text(answer.tokens)
+        rejection = self._rejection(answer)
+        if rejection and text != NOTHING:
+            answer.prefix.close()
+            return _reply_from_groups(text, rejection, ())
         cut = "" if answer.is_complete else f"; it was cut at {self._protocol.max_tokens} tokens"
         with answer.prefix as told:
             if self._protocol.variant == "ppg":
@@ -205,6 +210,14 @@ class Talk:
             with watch.lap("points"):
                 checked = [self._check(told, box_xyxy) for box_xyxy in boxes.boxes_xyxy]
         return self._reply_from_checked(text, boxes.reason and boxes.reason + cut, checked)
+
+    def _rejection(self, answer: Answer) -> str:
+        """Say why a first answer counts as `NOTHING`, whatever it goes on with; or nothing."""
+        chance = float(np.exp(answer.watched[0, 1])) if answer.tokens else 0.0
+        limit = self._protocol.reject_above
+        if chance <= limit:
+            return ""
+        return f"the model would say {NOTHING!r} with probability {chance:.2f}, above {limit}"
 
     def _first_answer(self, image: np.ndarray, question: Sequence[int]) -> tuple[int, ...]:
         """Return the tokens of an answer, and leave nothing behind."""

@@ -36,8 +36,9 @@ def test_settings_there_and_back(protocol):
         ("point_count", "11", "point_count must be from 1 to 10, .* got 11"),
         ("point_count", "many", "settings must hold .* ValueError.*invalid literal"),
         ("max_tokens", "0", "max_tokens from 1 .* got 5, 0 and 4096"),
-        ("keep_yes", "1.5", "must be from 0 to 1; got 1.5 and 0.9"),
-        ("keep_no", "nan", "must be from 0 to 1; got 0.9 and nan"),
+        ("keep_yes", "1.5", "must be from 0 to 1; got 1.5, 0.9 and 1.0"),
+        ("keep_no", "nan", "must be from 0 to 1; got 0.9, nan and 1.0"),
+        ("reject_above", "-1", "must be from 0 to 1; got 0.9, 0.9 and -1.0"),
         ("is_batched", "yes", "settings must hold variant, .* is_batched"),
     ],
 )

@@ -98,7 +98,7 @@ def test_one_batch_as_one_by_one_as_whole_texts(talk, image, backend):
     shared = talk.shared_questions(image, talk.question("the red mug"))
     asked = 9 if backend == "llamacpp" else 3
     for way in WAYS.values():
-        logits = way(shared, shared.questions[:asked])
+        logits = way(shared, shared.questions[:asked], Stopwatch())
         chances = np.exp(log_softmax(logits)[:, shared.answers])
         np.testing.assert_allclose(chances, confidences[:asked], atol=1e-5)
         labels = KEEN.labels_of(confidences[:asked])
@@ -244,6 +244,29 @@ def test_an_answer_without_a_box(talk, image, answer, reason, variant):
     assert len(reply.points_xy) == len(reply.labels) == 0
     assert reply.answer == answer
     assert re.search(reason, reply.reason)
+
+
+@pytest.mark.parametrize("variant", ["pqpp", "ppg"])
+def test_an_answer_that_might_have_been_none(talk, image, variant):
+    protocol = replace(KEEN, variant=variant)
+    whole = talk(protocol=protocol)
+    answer = whole._answer(whole._look(image), whole.question("it"), 8)
+    chance = float(np.exp(answer.watched[0, 1]))
+    assert 0 < chance < 0.5
+    assert reply_of(talk(protocol=replace(protocol, reject_above=chance)), image, "it").objects
+    wary = talk(protocol=replace(protocol, reject_above=chance * 0.99))
+    room = wary._engine._cells.free
+    reply = reply_of(wary, image, "it")
+    assert reply.objects == ()
+    assert reply.answer == tiny_chat.BOX
+    assert re.search(r"would say 'No object found\.' with probability 0\.\d+, above", reply.reason)
+    talk_tokens = len(wary._opening) + len(image)
+    assert wary._engine._cells.free == room - talk_tokens, "the answer's room is free again"
+
+
+def test_a_plain_no_is_what_the_model_says(talk, image):
+    wary = talk("No object found.", replace(KEEN, reject_above=0.0))
+    assert reply_of(wary, image).reason == "the model says: No object found."
 
 
 def test_an_answer_that_does_not_end(talk, image, monkeypatch):
