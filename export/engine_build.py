@@ -109,8 +109,11 @@ def _compile(trt: Any, log: Any, graph: Path, job: EngineJob, step: Callable[[],
         for index, sm in enumerate(job.key.sm):
             config.set_compute_capability(getattr(trt.ComputeCapability, f"SM{sm}"), index)
     profile = builder.create_optimization_profile()
+    inputs = [network.get_input(index) for index in range(network.num_inputs)]
+    varying = {tensor.name for tensor in inputs if -1 in tuple(tensor.shape)}
     for shape in job.shapes:
-        if shape.least != shape.most:
+        # Where the least is the most, as with one phrase, the graph's axis still has no number.
+        if shape.input in varying:
             profile.set_shape(shape.input, shape.least, shape.usual, shape.most)
     config.add_optimization_profile(profile)
     plan = builder.build_serialized_network(network, config)

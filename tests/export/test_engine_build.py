@@ -17,9 +17,9 @@ from saymask.runtime.errors import EngineError
 rtx = pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed")
 
 
-def _job(bundle: Bundle, folder: Path, name: str, precision: str) -> EngineJob:
+def _job(bundle: Bundle, folder: Path, name: str, precision: str, *, phrases: int = 4) -> EngineJob:
     stage = bundle.stage(name)
-    most = {"phrases": 4, "tokens": 48}
+    most = {"phrases": phrases, "tokens": 48}
     return EngineJob(
         stage=name,
         graph=bundle.folder / stage.file,
@@ -43,6 +43,16 @@ def test_the_built_layers_have_the_asked_precision(fp32_bundle, tmp_path, precis
     assert engine.stat().st_size == report.engine_bytes
     assert graph_sha256(engine) == report.engine_sha256
     assert {path.name for path in tmp_path.iterdir()} == {"mask.engine", "mask.json"}
+
+
+def test_one_phrase_alone(fp32_bundle, tmp_path):
+    """The graph's axis varies, though the engine takes one extent of it."""
+    report = build_engine(_job(fp32_bundle, tmp_path, "mask", "fp32", phrases=1), lambda: None)
+    shapes = {shape.input: shape for shape in report.shapes}
+    limits = shapes["prompt_embedding"]
+    assert limits.least == limits.most
+    assert limits.most[0] == 1
+    assert (tmp_path / "mask.engine").stat().st_size == report.engine_bytes
 
 
 def test_a_graph_that_the_library_refuses(tiny_bundle, tmp_path):
