@@ -87,16 +87,35 @@ class Stream:
         self._call("cudaStreamSynchronize", self._stream)
 
     def capture(self, work: Callable[[], object]) -> Any:
-        """Record what `work` queues as a CUDA graph, without running it."""
+        """Record what `work` queues as a CUDA graph, without running it.
+
+        Raises:
+            EngineError: CUDA cannot record it, or `work` raised it; the stream works on.
+        """
+        try:
+            graph = self._recorded(work)
+            try:
+                self._graphs.append(self._call("cudaGraphInstantiate", graph, 0))
+            finally:
+                self._call("cudaGraphDestroy", graph)
+        except EngineError:
+            # Forgets the error, which else the next to ask for the last one would take for its own.
+            self._cuda.cudaGetLastError()
+            raise
+        return self._graphs[-1]
+
+    def _recorded(self, work: Callable[[], object]) -> Any:
         mode = self._cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         self._call("cudaStreamBeginCapture", self._stream, mode)
         try:
             work()
-        finally:
-            graph = self._call("cudaStreamEndCapture", self._stream)
-        self._graphs.append(self._call("cudaGraphInstantiate", graph, 0))
-        self._call("cudaGraphDestroy", graph)
-        return self._graphs[-1]
+        except BaseException:
+            # Says why; that the recording is of no use then needs no word.
+            status, graph = self._cuda.cudaStreamEndCapture(self._stream)
+            if not int(status):
+                self._cuda.cudaGraphDestroy(graph)
+            raise
+        return self._call("cudaStreamEndCapture", self._stream)
 
     def launch(self, graph: Any) -> None:
         """Queue a recorded graph."""

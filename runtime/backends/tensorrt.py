@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from threading import Lock
@@ -18,6 +19,7 @@ from ..spec import StageSpec
 __all__ = ["TensorRtEngine", "open_engine_of", "open_graph"]
 
 _ERRORS_SHOWN = 3
+_LOG = logging.getLogger("saymask")
 
 
 class TensorRtEngine:
@@ -25,7 +27,7 @@ class TensorRtEngine:
 
     What it returns stays on the device: the next engine takes it without a copy to the host, and
     NumPy gets one when it asks, see `cuda.DeviceArray`. Where no axis varies, the first run is
-    recorded as a CUDA graph, which all later ones replay.
+    recorded as a CUDA graph, which all later ones replay; where that fails they run without.
     """
 
     def __init__(
@@ -106,10 +108,25 @@ class TensorRtEngine:
         is_capturable = getattr(self._context, "is_stream_capturable", lambda _: True)
         if is_first and is_capturable(self._stream.handle):
             # Only now, as the first run loads the kernels and settles what is left open.
-            self._graph = self._stream.capture(self._execute)
+            self._graph = self._captured()
         return outputs
 
+    def _captured(self) -> Any:
+        """Record a run as a CUDA graph; None, which later runs do without, where that fails."""
+        try:
+            return self._stream.capture(self._execute)
+        except EngineError as error:
+            _LOG.warning(
+                "stage %s runs without a CUDA graph, which costs some time: %s",
+                self.stage.name,
+                error,
+            )
+            return None
+
     def _fix_buffers(self) -> None:
+        for limits in self._report.shapes:
+            # The graph's axis may still vary where the engine takes one extent alone.
+            self._context.set_input_shape(limits.input, limits.most)
         for tensor in (*self.stage.inputs, *self.stage.outputs):
             shape = tuple(self._context.get_tensor_shape(tensor.name))
             buffer = DeviceArray(self._stream, shape, np.dtype(tensor.dtype))

@@ -83,6 +83,8 @@ class HostCuda(ModuleType):
         self.blocks: dict[int, ctypes.Array] = {}
         self.launches = 0
         self.is_broken = False
+        self.captures_fail = False
+        self.graphs = 0
         self._tape: list[Callable[[], object]] | None = None
 
     def queue(self, work: Callable[[], object]) -> tuple[int]:
@@ -126,12 +128,19 @@ class HostCuda(ModuleType):
 
     def cudaStreamEndCapture(self, stream):
         tape, self._tape = self._tape, None
+        if self.captures_fail:
+            return 901, None
+        self.graphs += 1
         return 0, tape
+
+    def cudaGetLastError(self):
+        return (0,)
 
     def cudaGraphInstantiate(self, graph, flags):
         return 0, graph
 
     def cudaGraphDestroy(self, graph):
+        self.graphs -= 1
         return (0,)
 
     def cudaGraphExecDestroy(self, graph):

@@ -79,7 +79,26 @@ def test_a_recorded_graph_runs_later(stream, host_cuda, array):
     assert not np.asarray(other).any()
     stream.launch(graph)
     np.testing.assert_array_equal(other, HOST)
+    assert not host_cuda.graphs, "only what was made of it is kept"
     stream.close()
+
+
+@pytest.mark.parametrize("captures_fail", [False, True])
+def test_a_recording_that_fails_says_why_and_leaves_the_stream_as_it_was(
+    stream, host_cuda, array, captures_fail
+):
+    def work():
+        raise EngineError("the kernel is missing")
+
+    host_cuda.captures_fail = captures_fail
+    with pytest.raises(EngineError, match="the kernel is missing"):
+        stream.capture(work)
+    if captures_fail:
+        with pytest.raises(EngineError, match="cudaStreamEndCapture must succeed .*; got 901"):
+            stream.capture(lambda: array.fill(HOST))
+    assert not host_cuda.graphs
+    array.fill(doubled := HOST * 2)
+    np.testing.assert_array_equal(array, doubled)
 
 
 def test_cuda_that_fails(stream, host_cuda, array):

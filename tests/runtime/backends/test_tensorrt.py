@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import sys
+from dataclasses import replace
 from types import ModuleType
 
 import numpy as np
@@ -27,17 +29,16 @@ class Context:
     def __init__(self, cuda, stage):
         self.cuda, self.stage = cuda, stage
         self.shapes = {t.name: t.shape for t in (*stage.inputs, *stage.outputs)}
-        self.addresses, self.runs, self.is_broken = {}, 0, False
+        self.phrases, self.addresses, self.runs, self.is_broken = -1, {}, 0, False
 
     def set_input_shape(self, name, shape):
-        self.shapes[name] = tuple(shape)
+        if "phrases" in self.shapes[name]:
+            self.phrases = shape[self.shapes[name].index("phrases")]
         return True
 
     def get_tensor_shape(self, name):
-        phrases = next((s[0] for s in self.shapes.values() if isinstance(s[0], int)), 1)
-        if "prompt_embedding" in self.shapes:
-            phrases = self.shapes["prompt_embedding"][0]
-        return tuple(phrases if isinstance(axis, str) else axis for axis in self.shapes[name])
+        """As TensorRT says it: -1 where no input has settled an axis."""
+        return tuple(self.phrases if axis == "phrases" else axis for axis in self.shapes[name])
 
     def set_tensor_address(self, name, address):
         self.addresses[name] = address
@@ -68,11 +69,17 @@ def make(host_cuda, engine_bundle):
     bundle = Bundle.read(folder)
     reports = {report.stage: report for _, report in engine_cache.read_reports(folder)}
 
-    def open_stage(name: str) -> TensorRtEngine:
+    def open_stage(name: str, phrases: int = 4) -> TensorRtEngine:
         stage, log = bundle.stage(name), ModuleType("log")
         log.errors = [ERROR]
         context = Context(host_cuda, stage)
-        return TensorRtEngine(context, log, stage, reports[name], Stream(0, extra="tensorrt"))
+        shapes = tuple(
+            replace(limits, most=(phrases, *limits.most[1:])) if limits.least != limits.most
+            else limits
+            for limits in reports[name].shapes
+        )  # fmt: skip
+        report = replace(reports[name], shapes=shapes)
+        return TensorRtEngine(context, log, stage, report, Stream(0, extra="tensorrt"))
 
     return open_stage
 
@@ -93,6 +100,44 @@ def test_fixed_shapes_replay_a_graph(make, host_cuda):
         assert isinstance(result, DeviceArray)
         np.testing.assert_allclose(result, (IMAGE * scale).sum(), rtol=1e-4)
     assert engine.device == "cuda:0"
+
+
+def test_an_engine_for_one_phrase_replays_a_graph_too(make, host_cuda):
+    """Its graph's axis still varies, so that only the input says how long the outputs are."""
+    mask = make("mask", phrases=1)
+    features = np.ones((1, 4, 16, 16), np.float32)
+    for scale in (1, 2):
+        prompt = PROMPTS[:1] * scale
+        logits = mask.run({"image_embedding": features, "prompt_embedding": prompt})["logits"]
+        assert logits.shape == (1, 1, 64, 64)
+        np.testing.assert_allclose(logits, features.sum() + prompt.sum(), rtol=1e-4)
+    assert host_cuda.launches == 1
+
+
+@pytest.mark.parametrize("fails_in", ["CUDA", "TensorRT"])
+def test_a_recording_that_fails_is_told_once_and_nothing_is_lost(
+    make, host_cuda, monkeypatch, caplog, fails_in
+):
+    engine = make("image")
+    context, begin = engine._context, host_cuda.cudaStreamBeginCapture
+    if fails_in == "CUDA":
+        host_cuda.captures_fail = True
+    else:
+
+        def break_and_begin(stream, mode):
+            context.is_broken = True
+            return begin(stream, mode)
+
+        monkeypatch.setattr(host_cuda, "cudaStreamBeginCapture", break_and_begin)
+    for scale in (1, 2, 3):
+        with caplog.at_level(logging.WARNING, logger="saymask"):
+            result = engine.run({"image": IMAGE * scale})["image_embedding"]
+        context.is_broken = False
+        np.testing.assert_allclose(result, (IMAGE * scale).sum(), rtol=1e-4)
+    assert (host_cuda.launches, host_cuda.graphs) == (0, 0)
+    (said,) = caplog.messages
+    assert said.startswith("stage image runs without a CUDA graph, which costs some time: ")
+    assert said.endswith(ERROR if fails_in == "TensorRT" else "or run: saymask doctor")
 
 
 def test_what_cannot_be_recorded_runs_without(make, host_cuda):
