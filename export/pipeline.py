@@ -12,14 +12,13 @@ from types import MappingProxyType, ModuleType
 
 import numpy as np
 
-from ..calibration.frames import calibration_samples, read_phrases
-from ..calibration.gate import OVERALL, score_samples
+from ..calibration.gate import OVERALL
 from ..calibration.gate_report import GateReport
 from ..calibration.passes import replace_resizes
 from ..calibration.plan_file import Plan, text_from_plan
 from ..calibration.precision import Choice
 from ..calibration.quantize import FORMS
-from ..calibration.recording import Recorder, Run
+from ..calibration.recording import Run
 from ..calibration.samples import Sample, read_samples
 from ..calibration.score import Score
 from ..calibration.session import tensors_from_values
@@ -29,8 +28,6 @@ from ..runtime.errors import CheckpointError, UnknownNameError, UsageError
 from ..runtime.language.quantized_folder import ALGORITHMS
 from ..runtime.live.memory_tracking import MEMORY_STAGES
 from ..runtime.machine import processor_name
-from ..runtime.masks import Masks
-from ..runtime.prompt import prompts_from
 from ..runtime.spec import (
     PLAN_FILE,
     REPORT_FILE,
@@ -41,11 +38,12 @@ from ..runtime.spec import (
     SourceSpec,
     StageSpec,
 )
-from ..runtime.systems import System, open_system
+from ..runtime.systems import open_system
 from .checkpoint import CONFIG_FILE, Checkpoint, open_checkpoint
 from .graph import Stage, trace
 from .language.stage import STAGE as LANGUAGE
 from .language.stage import is_whole, whole_stage
+from .observation import calibration_runs, follow, golden_arrays, observe
 from .quantization import Quantized, Reference, quantize_stages
 from .quantizers import quantizer
 from .recipe import FORCEABLE, LANGUAGE_FORMATS, PRECISIONS, ExportRecipe
@@ -63,7 +61,6 @@ from .verify import verify
 __all__ = ["export"]
 
 SAMPLES_FOLDER = "samples"
-GOLDEN_PHRASES = 2
 
 
 def export(recipe: ExportRecipe, say: Callable[[str], None]) -> Bundle:
@@ -100,9 +97,9 @@ def export(recipe: ExportRecipe, say: Callable[[str], None]) -> Bundle:
             steps.step("run", f" {len(samples)} pictures in FP32"),
             closing(open_system(draft, device="cpu", threads=recipe.threads)) as system,
         ):
-            reference = _observe(system, samples)
-            followed = _follow(system, samples[0])
-            golden = _golden(system, samples, followed)
+            reference = observe(system, samples)
+            followed = follow(system, samples[0])
+            golden = golden_arrays(system, samples, followed)
             readings = readings_of(system, samples if reads_all else samples[:1])
         golden |= golden_reading(draft, readings, threads=recipe.threads)
         _verify(recipe, checkpoint, module, {**reference.runs, **followed}, steps)
@@ -263,7 +260,7 @@ def _quantized(
     variant, small = draft.manifest.variant, scratch / "small"
     small.mkdir()
     with closing(open_system(draft, device="cpu", threads=recipe.threads)) as system:
-        data = _calibration_runs(recipe, system, reference, scratch, steps)
+        data = calibration_runs(recipe, draft, system, reference, scratch, steps)
         wanted = {name: graphs[name][0] for name in reference.runs}
         return quantize_stages(
             recipe, variant, wanted, system, samples, reference, data, small, steps
@@ -275,79 +272,12 @@ def _no_plan(recipe: ExportRecipe, manifest: Manifest) -> Plan:
     return Plan(system=manifest.system, variant=manifest.variant, target=recipe.target, stages={})
 
 
-def _observe(system: System, samples: Sequence[Sample]) -> Reference:
-    recorder = Recorder()
-    scores, masks = score_samples(system.with_engines(recorder.watch), samples)
-    runs = {name: runs for name, runs in recorder.runs.items() if name not in MEMORY_STAGES}
-    idle = [name for name, found in runs.items() if not found]
-    if idle:
-        raise CheckpointError(
-            f"every stage must run on the samples; {', '.join(idle)} did not, as the model found "
-            f"nothing in {len(samples)} pictures; give --samples that it can answer"
-        )
-    return Reference(runs, scores, masks)
-
-
-def _follow(system: System, sample: Sample) -> dict[str, list[Run]]:
-    """Follow a box on a picture that stands still; return what ran that segments no picture.
-
-    As no picture can judge these stages, they stay in FP32.
-    """
-    recorder = Recorder()
-    tracker = system.with_engines(recorder.watch).open_tracker()
-    if tracker is None:
-        return {}
-    texts, (height, width) = sample.texts[:GOLDEN_PHRASES], sample.frame.shape[:2]
-    boxes = np.zeros((len(texts), height, width), np.bool_)
-    boxes[:, height // 4 : 3 * height // 4, width // 4 : 3 * width // 4] = True
-    tracker.restart(sample.frame, Masks.of(boxes, np.ones(len(texts), np.float32), texts))
-    tracker.follow(sample.frame)
-    return {name: recorder.runs[name] for name in MEMORY_STAGES}
-
-
 def _said(plan: Plan, report: GateReport | None) -> dict[str, bytes]:
     """Return the files that say what was planned and, if anything was rounded, what it cost."""
     files = {PLAN_FILE: text_from_plan(plan).encode()}
     if report is not None:
         files[REPORT_FILE] = json.dumps(asdict(report), indent=1).encode()
     return files
-
-
-def _calibration_runs(
-    recipe: ExportRecipe, system: System, reference: Reference, scratch: Path, steps: Steps
-) -> Mapping[str, Sequence[Run]]:
-    """Run what ranges are taken from through the FP32 engines; the samples, if nothing is named."""
-    if recipe.calib is None:
-        return reference.runs
-    phrases = read_phrases(recipe.calib_phrases) if recipe.calib_phrases else ()
-    samples = calibration_samples(recipe.calib, recipe.calib_images, phrases=phrases)
-    recorder = Recorder(scratch / "runs")
-    with steps.step("calibrate", f" on {len(samples)} pictures of {recipe.calib}"):
-        score_samples(system.with_engines(recorder.watch), samples)
-    return recorder.runs
-
-
-def _golden(
-    system: System, samples: Sequence[Sample], followed: Mapping[str, list[Run]]
-) -> dict[str, np.ndarray]:
-    """Return the first frame that all stages run on, its phrases and what FP32 makes of them."""
-    for sample in samples:
-        recorder = Recorder()
-        texts = sample.texts[:GOLDEN_PHRASES]
-        system.with_engines(recorder.watch).segment(sample.frame, prompts_from(texts))
-        runs = {**recorder.runs, **followed}
-        if all(runs.values()):
-            break
-    else:
-        raise CheckpointError(
-            f"the first {GOLDEN_PHRASES} phrases of some picture must run every stage; the model "
-            f"found nothing in {len(samples)}; give --samples that it can answer"
-        )
-    golden = {"frame": sample.frame, "phrases": np.array(texts)}
-    for name, (run, *_) in runs.items():
-        for arrays in (run.inputs, run.outputs):
-            golden |= {f"{name}/{tensor}": array for tensor, array in arrays.items()}
-    return golden
 
 
 def _with_quality(

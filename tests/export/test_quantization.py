@@ -74,24 +74,6 @@ def test_a_plan_for_another_target_is_refused(recipe, tmp_path):
         )
 
 
-def test_ranges_may_come_from_pictures_of_the_users(recipe, tiny_checkpoint, tmp_path):
-    phrases = tmp_path / "phrases.txt"
-    phrases.write_text("the red mug\nthe lamp\n")
-    said = []
-    export(
-        replace(
-            recipe,
-            calib=str(tiny_checkpoint / "samples" / "*.jpg"),
-            calib_images=1,
-            calib_phrases=phrases,
-            work=tmp_path / "work",
-        ),
-        said.append,
-    )
-    assert any(line.startswith("calibrate on 1 pictures of ") for line in said)
-    assert {path.name for path in (tmp_path / "work").iterdir()} >= {"image", "search.jsonl"}
-
-
 @pytest.mark.skipif(not find_spec("openvino"), reason="openvino is not installed")
 def test_graphs_for_openvino_are_chosen_judged_and_run_there(recipe, capsys):
     bundle = export(replace(recipe, target="openvino"), lambda _: None)
