@@ -16,11 +16,13 @@ from ..runtime import machine
 from ..runtime.bundle import Bundle
 from ..runtime.engine_cache import (
     ENGINES,
+    LEAST_SM,
     TARGETS,
     DeviceKey,
     EngineReport,
     ShapeRange,
     device_key,
+    served_sm,
 )
 from ..runtime.errors import (
     DeviceError,
@@ -38,8 +40,6 @@ from .engine_build import EngineJob, build_engine
 
 __all__ = ["CompileRecipe", "compile_bundle", "needed_bytes", "shape_range"]
 
-_LEAST_SM = 80
-"""TensorRT-RTX compiles for this and all later ones that it knows, unless one is named."""
 _TYPED = ("fp32", "int8", "fp8", "int8-weights", "int4-weights")
 """Precisions of stages whose graphs say the type of every tensor as TensorRT wants it."""
 _MOST_TILES = 5
@@ -147,23 +147,17 @@ def _sm(library: ModuleType, recipe: CompileRecipe, bundle: Bundle) -> tuple[int
     is_fp8 = any(stage.precision == "fp8" for stage in bundle.manifest.stages)
     named = _named_sm(library, recipe)
     if named is None:
-        least = LEAST_FP8_SM if is_fp8 else _LEAST_SM
-        return tuple(number for number in _known_sm(library) if number >= least)
+        least = LEAST_FP8_SM if is_fp8 else LEAST_SM
+        return tuple(number for number in served_sm(library) or () if number >= least)
     if is_fp8:
         check_fp8(named)
     return (named,)
 
 
-def _known_sm(library: ModuleType) -> list[int]:
-    """List what TensorRT-RTX compiles for."""
-    known = [name[2:] for name in dir(library.ComputeCapability) if name.startswith("SM")]
-    return sorted(int(number) for number in known if number.isdecimal())
-
-
 def _named_sm(library: ModuleType, recipe: CompileRecipe) -> int | None:
     """Say which one compute capability is wished for; None where TensorRT-RTX takes all."""
     if recipe.target == "rtx":
-        numbers = _known_sm(library)
+        numbers = served_sm(library) or ()
         if recipe.device_sm not in (None, *numbers):
             raise UsageError(
                 f"--device-sm must be one of {', '.join(map(str, numbers))} for "
@@ -203,6 +197,7 @@ def _compile_stage(
         graph=bundle.folder / stage.file,
         shapes=tuple(shape_range(tensor, most) for tensor in stage.inputs),
         precision=recipe.precision,
+        phrases=recipe.phrases,
         key=key,
         folder=folder,
     )

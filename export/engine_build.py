@@ -42,6 +42,8 @@ class EngineJob:
     """One for each input."""
     precision: str
     """"fp32" or "fp16": what the graph's floats become."""
+    phrases: int
+    """Most phrases of one run, for the report; `shapes` decide."""
     key: DeviceKey
     """What it is compiled for; `key.library` compiles it."""
     folder: Path
@@ -76,6 +78,7 @@ def build_engine(job: EngineJob, step: Callable[[], None]) -> EngineReport:
         stage=job.stage,
         key=job.key,
         precision=job.precision,
+        phrases=job.phrases,
         graph_sha256=graph_sha256(job.graph),
         engine_sha256=graph_sha256(path),
         engine_bytes=path.stat().st_size,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -105,10 +105,26 @@ def open_engine(
     if threads is not None and threads < 1:
         raise UsageError(f"threads must be at least 1; got {threads}")
     spec = bundle.stage(stage)
-    compiled = None if backend or device == "cpu" else _open_compiled(bundle, spec, device)
+    graph = bundle.folder / spec.file
+    if backend or device == "cpu":
+        return open_graph(graph, spec, backend=name, device=device, threads=threads)
+    compiled, faults = _open_compiled(bundle, spec, device)
     if compiled:
         return compiled
-    return open_graph(bundle.folder / spec.file, spec, backend=name, device=device, threads=threads)
+    if device == "auto":
+        _tell(stage, faults)
+    try:
+        engine = open_graph(graph, spec, backend=name, device=device, threads=threads)
+    except DeviceError as error:
+        if not faults:
+            raise
+        raise DeviceError(
+            f"stage {stage!r} must have an engine that works on device {device}; "
+            f"{'; '.join(faults)}; and its graph: {error}"
+        ) from error
+    if device != "auto":
+        _tell(stage, faults)
+    return engine
 
 
 def open_graph(
@@ -151,20 +167,27 @@ def _cpu_backend(bundle: Bundle) -> str:
     return CPU_BACKENDS[target]
 
 
-def _open_compiled(bundle: Bundle, stage: StageSpec, device: str) -> Engine | None:
-    """Open an engine that was compiled for this machine; None, and why, where none works."""
-    level = logging.WARNING if machine.cuda_devices() else logging.INFO
+def _open_compiled(
+    bundle: Bundle, stage: StageSpec, device: str
+) -> tuple[Engine | None, list[str]]:
+    """Open an engine that was compiled for this machine, or say of each why it doesn't work."""
     try:
         reports = [report for _, report in read_reports(bundle.folder)]
     except EngineError as error:
-        _LOG.log(level, "stage %s takes its graph: %s", stage.name, error)
-        return None
+        return None, [str(error)]
+    faults = []
     for library in sorted({r.key.library for r in reports if r.stage == stage.name}):
         try:
-            return open_engine(bundle, stage.name, device=device, backend=library)
+            return open_engine(bundle, stage.name, device=device, backend=library), []
         except (DeviceError, EngineError, MissingExtraError) as error:
-            _LOG.log(level, "stage %s takes its graph: %s", stage.name, error)
-    return None
+            faults.append(str(error))
+    return None, faults
+
+
+def _tell(stage: str, faults: Sequence[str]) -> None:
+    level = logging.WARNING if machine.cuda_devices() else logging.INFO
+    for fault in faults:
+        _LOG.log(level, "stage %s takes its graph: %s", stage, fault)
 
 
 def check_inputs(stage: StageSpec, inputs: Mapping[str, np.ndarray]) -> None:

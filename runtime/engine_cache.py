@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Iterator
+import re
+import shlex
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from .spec import StageSpec
 
 __all__ = [
     "ENGINES",
+    "LEAST_SM",
     "TARGETS",
     "DeviceKey",
     "EngineReport",
@@ -26,6 +29,8 @@ __all__ = [
     "find_engine",
     "graph_sha256",
     "read_reports",
+    "rebuild_command",
+    "served_sm",
     "write_report",
 ]
 
@@ -33,6 +38,8 @@ ENGINES = "engines"
 """Folder of the cache inside a bundle; each device key has a folder in it."""
 TARGETS = {"rtx": "tensorrt_rtx", "tensorrt": "tensorrt"}
 """Values of `saymask build --target`, which name an extra too, and the library of each."""
+LEAST_SM = 80
+"""TensorRT-RTX compiles for this and all later ones that it knows, unless one is named."""
 
 _CUDA_MAJORS = ("13", "12", "11")
 _BLOCK_BYTES = 1 << 20
@@ -108,6 +115,8 @@ class EngineReport:
     """Where it runs."""
     precision: str
     """What was asked for: "fp32" or "fp16"."""
+    phrases: int | None
+    """Most phrases of one run that were asked for; None where an older saymask wrote the report."""
     graph_sha256: str
     """Of the stage's graph, see `graph_sha256`; with another graph the engine is stale."""
     engine_sha256: str
@@ -126,10 +135,55 @@ class EngineReport:
     """Most host memory that the compiling process held; None where the system doesn't tell."""
 
 
-def build_command(folder: Path, library: str, precision: str = "fp32") -> str:
-    """Return the command that compiles the bundle in `folder` for `library`."""
+def build_command(
+    folder: Path,
+    library: str,
+    *,
+    precision: str = "fp32",
+    phrases: int | None = None,
+    device_sm: int | None = None,
+) -> str:
+    """Return the command that compiles the bundle in `folder` for `library`, as a shell reads it.
+
+    Args:
+        folder: The bundle.
+        library: "tensorrt" or "tensorrt_rtx".
+        precision: "fp32" or "fp16".
+        phrases: Most phrases of one run; None leaves it to the verb.
+        device_sm: Compute capability times ten to compile for alone; None leaves it to the verb.
+    """
     target = next(target for target, name in TARGETS.items() if name == library)
-    return f"saymask build {folder} --target {target}" + " --fp16" * (precision == "fp16")
+    words = ["saymask", "build", str(folder), "--target", target]
+    words += ["--fp16"] * (precision == "fp16")
+    words += [] if device_sm is None else ["--device-sm", str(device_sm)]
+    words += [] if phrases is None else ["--phrases", str(phrases)]
+    return shlex.join(words)
+
+
+def rebuild_command(folder: Path, report: EngineReport) -> str:
+    """Return the command that compiled an engine of the bundle in `folder`, with all its flags."""
+    (sm, *others), library = report.key.sm, report.key.library
+    # TensorRT compiles for the GPU that is there, TensorRT-RTX for one only where it is named.
+    is_named = library == "tensorrt_rtx" and not others
+    return build_command(
+        folder,
+        library,
+        precision=report.precision,
+        phrases=report.phrases,
+        device_sm=sm if is_named else None,
+    )
+
+
+def served_sm(library: Any) -> tuple[int, ...] | None:
+    """List the compute capabilities, times ten, that an imported TensorRT-RTX compiles for.
+
+    None where the library doesn't tell: TensorRT takes the GPU that is there or refuses to compile.
+    """
+    known = getattr(library, "ComputeCapability", None)
+    if library.__name__ != "tensorrt_rtx" or known is None:
+        return None
+    numbers = [name[2:] for name in dir(known) if name.startswith("SM")]
+    return tuple(sorted(int(number) for number in numbers if number.isdecimal()))
 
 
 def device_key(library: str, library_version: str, sm: tuple[int, ...]) -> DeviceKey:
@@ -144,7 +198,14 @@ def device_key(library: str, library_version: str, sm: tuple[int, ...]) -> Devic
 
 
 def find_engine(
-    bundle: Path, graph: Path, stage: StageSpec, *, library: str, library_version: str, index: int
+    bundle: Path,
+    graph: Path,
+    stage: StageSpec,
+    *,
+    library: str,
+    library_version: str,
+    index: int,
+    served: Sequence[int] | None = None,
 ) -> tuple[Path, EngineReport]:
     """Find the engine of a stage that fits CUDA device `index`; nothing is loaded for it.
 
@@ -155,6 +216,7 @@ def find_engine(
         library: "tensorrt" or "tensorrt_rtx".
         library_version: Its version here.
         index: Number of the CUDA device.
+        served: What `served_sm` says of it.
 
     Raises:
         DeviceError: There is no such device, or the engines were built for other ones.
@@ -165,29 +227,57 @@ def find_engine(
         for path, report in read_reports(bundle)
         if report.stage == stage.name and report.key.library == library
     ]
-    rebuild = build_command(bundle, library, reports[0][1].precision if reports else "fp32")
     devices = machine.cuda_devices()
     if index >= len(devices):
+        command = (
+            rebuild_command(bundle, reports[0][1]) if reports else build_command(bundle, library)
+        )
         raise DeviceError(
             f"an engine of {library} runs on a CUDA device; cuda:{index} was asked for and this "
-            f"machine has {len(devices)}; run it elsewhere, see: saymask doctor"
+            f"machine has {len(devices)}; run it where there is one, see: saymask doctor; "
+            f"engines are built with: {command}"
         )
     sm = int(devices[index].capability.replace(".", ""))
     here = device_key(library, library_version, (sm,))
     if not reports:
         raise EngineError(
             f"stage {stage.name!r} must have an engine of {library} in {bundle / ENGINES}; "
-            f"there is none; run: {rebuild}"
+            f"there is none; {_cure(bundle, here, served, None)}"
         )
-    fitting = [pair for pair in reports if not pair[1].key.objections(here)]
-    if not fitting:
-        objections = "; ".join(reports[0][1].key.objections(here))
+    path, report = min(reports, key=lambda pair: len(pair[1].key.objections(here)))
+    objections = "; ".join(report.key.objections(here))
+    if objections:
         raise DeviceError(
-            f"{reports[0][0]} does not fit this machine: {objections}; run: {rebuild}"
+            f"{path} does not fit this machine: {objections}; {_cure(bundle, here, served, report)}"
         )
-    path, report = fitting[0]
-    _check_engine(path, graph, report, rebuild)
+    _check_engine(path, graph, report, rebuild_command(bundle, report))
     return path, report
+
+
+def _cure(
+    bundle: Path, here: DeviceKey, served: Sequence[int] | None, report: EngineReport | None
+) -> str:
+    """Say what gives this machine an engine like that of `report`, which doesn't fit it."""
+    (sm,) = here.sm
+    precision, phrases = (report.precision, report.phrases) if report else ("fp32", None)
+    if served is not None and sm not in served:
+        instead = build_command(bundle, "tensorrt", precision=precision, phrases=phrases)
+        return (
+            f"sm {sm} is not served by this library: {here.library} {here.version} compiles for "
+            f"{', '.join(map(str, served))}; run on that GPU: {instead}"
+        )
+    built = (
+        report.key.sm if report else tuple(number for number in served or () if number >= LEAST_SM)
+    )
+    is_named = here.library == "tensorrt_rtx" and (len(built) == 1 or sm not in built)
+    command = build_command(
+        bundle,
+        here.library,
+        precision=precision,
+        phrases=phrases,
+        device_sm=sm if is_named else None,
+    )
+    return f"run: {command}"
 
 
 def read_reports(bundle: Path) -> Iterator[tuple[Path, EngineReport]]:
@@ -203,7 +293,7 @@ def read_reports(bundle: Path) -> Iterator[tuple[Path, EngineReport]]:
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise EngineError(
                 f"{path} must be the report of an engine; {error!r}; "
-                f"delete {path.parent} and run: saymask build {bundle}"
+                f"delete {path.parent} and run: {_command_of(bundle, path.parent)}"
             ) from error
 
 
@@ -238,6 +328,14 @@ def _check_engine(path: Path, graph: Path, report: EngineReport, rebuild: str) -
         )
 
 
+def _command_of(bundle: Path, folder: Path) -> str:
+    """Return the command that compiled the engines in a folder, as far as its name tells."""
+    named = re.match(r"(tensorrt(?:_rtx)?)-.*-sm([\d+]+)-cuda", folder.name)
+    library, sm = named.groups() if named else ("tensorrt_rtx", "")
+    is_one = library == "tensorrt_rtx" and sm.isdecimal()
+    return build_command(bundle, library, device_sm=int(sm) if is_one else None)
+
+
 def _cuda_of(library: str) -> str:
     # Needed where engines are alone; it would cost every start milliseconds.
     from importlib.metadata import PackageNotFoundError, version
@@ -260,4 +358,5 @@ def _report(data: dict[str, Any]) -> EngineReport:
         for row in data["shapes"]
     )
     asked, built = (tuple(LayerCount(**row) for row in data[side]) for side in ("asked", "built"))
-    return EngineReport(**{**data, "key": key, "shapes": shapes, "asked": asked, "built": built})
+    values = {"key": key, "shapes": shapes, "asked": asked, "built": built}
+    return EngineReport(**{"phrases": None, **data, **values})

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..cuda import DeviceArray, Stream
 from ..engine import check_inputs
-from ..engine_cache import TARGETS, EngineReport, build_command, find_engine
+from ..engine_cache import TARGETS, EngineReport, find_engine, rebuild_command, served_sm
 from ..errors import DeviceError, EngineError, require
 from ..spec import StageSpec
 
@@ -188,7 +188,13 @@ def open_engine_of(library: str, graph: Path, stage: StageSpec, *, device: str) 
     index = int(device.partition(":")[2] or 0)
     bundle = graph.parents[len(PurePosixPath(stage.file).parts) - 1]
     path, report = find_engine(
-        bundle, graph, stage, library=library, library_version=trt.__version__, index=index
+        bundle,
+        graph,
+        stage,
+        library=library,
+        library_version=trt.__version__,
+        index=index,
+        served=served_sm(trt),
     )
     stream = Stream(index, extra=extra)
     log = _log(trt)
@@ -198,7 +204,7 @@ def open_engine_of(library: str, graph: Path, stage: StageSpec, *, device: str) 
         stream.close()
         raise EngineError(
             f"{library} {trt.__version__} refuses {path}: {_said(log)}; "
-            f"run: {build_command(bundle, library, report.precision)}"
+            f"run: {rebuild_command(bundle, report)}"
         )
     return TensorRtEngine(context, log, stage, report, stream)
 

@@ -25,6 +25,7 @@ def _job(bundle: Bundle, folder: Path, name: str, precision: str, *, phrases: in
         graph=bundle.folder / stage.file,
         shapes=tuple(shape_range(tensor, most) for tensor in stage.inputs),
         precision=precision,
+        phrases=phrases,
         key=device_key("tensorrt_rtx", rtx.__version__, (89,)),
         folder=folder,
     )

@@ -190,6 +190,7 @@ def engine_bundle(tiny_bundle: Path, tmp_path: Path) -> Callable[..., Path]:
                 stage=stage.name,
                 key=key,
                 precision="fp16",
+                phrases=4,
                 graph_sha256=engine_cache.graph_sha256(folder / stage.file),
                 engine_sha256=engine_cache.graph_sha256(engine),
                 engine_bytes=700,

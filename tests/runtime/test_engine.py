@@ -6,6 +6,7 @@ import logging
 import sys
 from dataclasses import replace
 from importlib.util import find_spec
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from saymask.runtime.bundle import Bundle
 from saymask.runtime.engine import check_inputs, open_engine, open_engines
 from saymask.runtime.errors import (
     BundleError,
+    DeviceError,
     EngineError,
     MissingExtraError,
     UnknownNameError,
@@ -106,6 +108,32 @@ def test_engines_that_do_not_fit_leave_the_graph_to_onnxruntime(
         assert open_engine(bundle, "image", threads=1).device
     assert caplog.records[0].levelname == level
     assert "stage image takes its graph: " in caplog.records[0].getMessage()
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_an_explicit_device_tells_why_its_engine_does_not_work(engine_bundle, monkeypatch):
+    import onnxruntime
+
+    library = ModuleType("tensorrt")
+    library.__version__ = "10.3.0"
+    monkeypatch.setitem(sys.modules, "tensorrt", library)
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    folder = engine_bundle()
+    with pytest.raises(DeviceError) as raised:
+        open_engine(Bundle.read(folder), "image", device="cuda")
+    first, second = str(raised.value).split("; and its graph: ")
+    assert "stage 'image' must have an engine that works on device cuda; " in first
+    assert "this machine has 0; " in first
+    assert first.endswith(f"saymask build {folder} --target tensorrt --fp16 --phrases 4")
+    assert "this onnxruntime has no CUDA; pip install 'saymask[gpu]'" in second
+
+
+def test_an_explicit_device_without_engines_is_onnxruntimes(bundle, monkeypatch):
+    import onnxruntime
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    with pytest.raises(DeviceError, match="the device must work here; cuda:0 does not: this onnx"):
+        open_engine(bundle, "image", device="cuda")
 
 
 def test_the_cpu_takes_no_engine(engine_bundle, caplog):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -18,6 +19,8 @@ from saymask.runtime.engine_cache import (
     find_engine,
     graph_sha256,
     read_reports,
+    rebuild_command,
+    served_sm,
 )
 from saymask.runtime.errors import DeviceError, EngineError
 
@@ -25,7 +28,14 @@ KEY = DeviceKey(sm=(80, 89), library="tensorrt", version="10.3.0", cuda="12", os
 HERE = replace(KEY, sm=(89,))
 
 
-def _find(folder: Path, *, version: str = "10.3.0", index: int = 0, library: str = "tensorrt"):
+def _find(
+    folder: Path,
+    *,
+    version: str = "10.3.0",
+    index: int = 0,
+    library: str = "tensorrt",
+    served: tuple[int, ...] | None = None,
+):
     bundle = Bundle.read(folder)
     stage = bundle.stage("image")
     return find_engine(
@@ -35,6 +45,7 @@ def _find(folder: Path, *, version: str = "10.3.0", index: int = 0, library: str
         library=library,
         library_version=version,
         index=index,
+        served=served,
     )
 
 
@@ -59,9 +70,76 @@ def test_the_key_of_this_machine():
 
 
 def test_the_command_that_builds():
-    assert build_command(Path("b"), "tensorrt_rtx", "fp16") == "saymask build b --target rtx --fp16"
     assert build_command(Path("b"), "tensorrt") == "saymask build b --target tensorrt"
+    command = build_command(Path("my b"), "tensorrt_rtx", precision="fp16", phrases=2, device_sm=89)
+    assert command == "saymask build 'my b' --target rtx --fp16 --device-sm 89 --phrases 2"
     assert set(TARGETS.values()) == {"tensorrt", "tensorrt_rtx"}
+
+
+@pytest.mark.parametrize(
+    ("library", "sm", "words"),
+    [
+        ("tensorrt_rtx", (89,), "--target rtx --fp16 --device-sm 89 --phrases 4"),
+        ("tensorrt_rtx", (80, 89), "--target rtx --fp16 --phrases 4"),
+        ("tensorrt", (89,), "--target tensorrt --fp16 --phrases 4"),
+    ],
+)
+def test_the_command_that_built_an_engine(engine_bundle, library, sm, words):
+    folder = engine_bundle(library, sm=sm)
+    _, report = next(read_reports(folder))
+    assert rebuild_command(folder, report) == f"saymask build {folder} {words}"
+
+
+def test_what_a_library_serves():
+    library = ModuleType("tensorrt_rtx")
+    assert served_sm(library) is None
+    library.ComputeCapability = type("Kinds", (), {"SM120": 120, "SM75": 75, "NONE": 0})
+    assert served_sm(library) == (75, 120)
+    library.__name__ = "tensorrt"
+    assert served_sm(library) is None
+    rtx = pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed")
+    assert 89 in served_sm(rtx)
+
+
+@pytest.mark.parametrize(
+    ("capability", "built", "advice"),
+    [
+        ("7.5", (80, 89), "run: saymask build {} --target rtx --fp16 --device-sm 75 --phrases 4"),
+        ("12.0", (89,), "run: saymask build {} --target rtx --fp16 --device-sm 120 --phrases 4"),
+        (
+            "8.7",
+            (80, 89),
+            "sm 87 is not served by this library: tensorrt_rtx 1.7.1 compiles for 75, 80, 89, 120; "
+            "run on that GPU: saymask build {} --target tensorrt --fp16 --phrases 4",
+        ),
+        ("7.5", None, "run: saymask build {} --target rtx --device-sm 75"),
+        ("8.9", None, "run: saymask build {} --target rtx"),
+        (
+            "9.0",
+            None,
+            "sm 90 is not served by this library: tensorrt_rtx 1.7.1 compiles for 75, 80, 89, 120; "
+            "run on that GPU: saymask build {} --target tensorrt",
+        ),
+    ],
+)
+def test_the_advice_helps_on_this_gpu(
+    engine_bundle, tiny_bundle, monkeypatch, capability, built, advice
+):
+    device = machine.CudaDevice(name="GPU", capability=capability, memory_bytes=1 << 33)
+    monkeypatch.setattr(machine, "cuda_devices", lambda: (device,))
+    folder = engine_bundle("tensorrt_rtx", "1.7.1", built) if built else tiny_bundle
+    with pytest.raises((DeviceError, EngineError)) as raised:
+        _find(folder, version="1.7.1", library="tensorrt_rtx", served=(75, 80, 89, 120))
+    assert str(raised.value).endswith("; " + advice.format(folder))
+
+
+@pytest.mark.usefixtures("gpu")
+def test_an_engine_of_another_version_is_built_again_for_all(engine_bundle):
+    folder = engine_bundle("tensorrt_rtx", "1.6", (80, 89))
+    command = f"run: saymask build {folder} --target rtx --fp16 --phrases 4"
+    with pytest.raises(DeviceError, match=r"version must be 1.6; got 1.7.1") as raised:
+        _find(folder, version="1.7.1", library="tensorrt_rtx", served=(75, 80, 89, 120))
+    assert str(raised.value).endswith(command)
 
 
 @pytest.mark.usefixtures("gpu")
@@ -75,8 +153,14 @@ def test_the_engine_that_fits_is_found(engine_bundle):
 
 @pytest.mark.usefixtures("no_gpu")
 def test_no_device(engine_bundle):
-    with pytest.raises(DeviceError, match="cuda:0 was asked for and this machine has 0;.*doctor"):
-        _find(engine_bundle())
+    folder = engine_bundle("tensorrt_rtx", sm=(75,))
+    said = "cuda:0 was asked for and this machine has 0;.*doctor"
+    with pytest.raises(DeviceError, match=said) as raised:
+        _find(folder, library="tensorrt_rtx")
+    words = "--target rtx --fp16 --device-sm 75 --phrases 4"
+    assert str(raised.value).endswith(f"with: saymask build {folder} {words}")
+    with pytest.raises(DeviceError, match="with: saymask build .* --target tensorrt$"):
+        _find(folder)
 
 
 @pytest.mark.usefixtures("gpu")
@@ -95,7 +179,7 @@ def test_a_device_that_is_not_there(engine_bundle):
 )
 def test_another_device_or_version(engine_bundle, built, message):
     folder = engine_bundle(**built)
-    command = f"run: saymask build {folder} --target tensorrt --fp16"
+    command = f"run: saymask build {folder} --target tensorrt --fp16 --phrases 4"
     with pytest.raises(DeviceError, match=message) as raised:
         _find(folder)
     assert str(raised.value).endswith(command)
@@ -133,8 +217,31 @@ def test_a_report_that_is_none_of_ours(engine_bundle, text):
     folder = engine_bundle()
     (path,) = folder.glob("engines/*/image.json")
     path.write_text(text)
-    with pytest.raises(EngineError, match=r"image\.json must be the report of an engine; .*delete"):
+    said = r"image\.json must be the report of an engine; .*delete .* run: .* --target tensorrt$"
+    with pytest.raises(EngineError, match=said):
         list(read_reports(folder))
+
+
+@pytest.mark.parametrize(
+    ("sm", "words"), [((75,), "--target rtx --device-sm 75"), ((80, 89), "--target rtx")]
+)
+def test_a_damaged_report_is_built_again_for_what_its_folder_names(engine_bundle, sm, words):
+    folder = engine_bundle("tensorrt_rtx", sm=sm)
+    next(folder.glob("engines/*/image.json")).write_text("{")
+    with pytest.raises(EngineError) as raised:
+        list(read_reports(folder))
+    assert str(raised.value).endswith(f"run: saymask build {folder} {words}")
+
+
+def test_a_report_from_before_phrases_were_noted(engine_bundle):
+    folder = engine_bundle()
+    path = next(folder.glob("engines/*/image.json"))
+    data = json.loads(path.read_text())
+    del data["phrases"]
+    path.write_text(json.dumps(data))
+    _, report = next(read_reports(folder))
+    assert report.phrases is None
+    assert rebuild_command(folder, report).endswith(" --target tensorrt --fp16")
 
 
 def test_weights_beside_a_graph_count(tmp_path):
