@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import platform
+import re
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ FEATURES = {
 
 _CPUINFO = Path("/proc/cpuinfo")
 _MEMINFO = Path("/proc/meminfo")
+_CGROUP = Path("/proc/self/cgroup")
+_CGROUPS = Path("/sys/fs/cgroup")
 _STATUS = Path("/proc/self/status")
 _CLEAR_REFS = Path("/proc/self/clear_refs")
 _CLEAR_PEAK = "5"
@@ -70,13 +73,18 @@ def processor_features() -> dict[str, bool] | None:
 
 
 def memory_bytes() -> dict[str, int] | None:
-    """Say how much memory there is in "total" and "available"; None where Linux doesn't tell."""
+    """Say how much memory there is in "total", "available" and as "swap" that is free.
+
+    The latter two are no more than this process's control group may still take, in version 2. None
+    where Linux doesn't tell.
+    """
     fields = _fields(_MEMINFO)
     if "MemTotal" not in fields:
         return None
     return {
         "total": _bytes(fields["MemTotal"]),
-        "available": _bytes(fields.get("MemAvailable", "0 kB")),
+        "available": _within_group(_bytes(fields.get("MemAvailable", "0 kB")), "memory"),
+        "swap": _within_group(_bytes(fields.get("SwapFree", "0 kB")), "memory.swap"),
     }
 
 
@@ -131,6 +139,20 @@ def _fields(path: Path) -> dict[str, str]:
     """Read "key : value" lines; of several with one key the first counts."""
     pairs = (line.partition(":")[::2] for line in reversed(_text(path).splitlines()))
     return {key.strip(): value.strip() for key, value in pairs}
+
+
+def _within_group(free_bytes: int, kind: str) -> int:
+    """Return how much of what is free the control groups leave, whose limits hold from the top."""
+    group = _fields(_CGROUP).get("0", ":/").lstrip(":/")
+    folder = _CGROUPS / group
+    for place in (folder, *folder.parents[: len(Path(group).parts)]):
+        most, held = (_text(place / f"{kind}.{end}").strip() for end in ("max", "current"))
+        if most.isdecimal() and held.isdecimal():
+            # Files that were read count as held, and are given up where something else needs room.
+            files = re.search(r"^inactive_file (\d+)", _text(place / "memory.stat"), re.MULTILINE)
+            spare = int(files[1]) if files and kind == "memory" else 0
+            free_bytes = min(free_bytes, max(0, int(most) - int(held) + spare))
+    return free_bytes
 
 
 def _text(path: Path) -> str:

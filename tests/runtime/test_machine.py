@@ -9,7 +9,7 @@ from saymask.runtime import machine
 
 JETSON = {
     "cpuinfo": "processor : 0\nFeatures : fp asimd asimddp\n\nprocessor : 1\nFeatures : fp\n",
-    "meminfo": "MemTotal:  7802 kB\nMemFree: 1 kB\nMemAvailable:    5000 kB\n",
+    "meminfo": "MemTotal:  7802 kB\nMemFree: 1 kB\nMemAvailable:    5000 kB\nSwapFree: 70 kB\n",
     "model": "NVIDIA Jetson Orin Nano Developer Kit\0",
     "release": "# R36 (release), REVISION: 4.3, GCID: 38968081\nmore\n",
 }
@@ -22,6 +22,8 @@ def jetson(tmp_path, monkeypatch):
         (tmp_path / name).write_text(text)
     monkeypatch.setattr(machine, "_CPUINFO", tmp_path / "cpuinfo")
     monkeypatch.setattr(machine, "_MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr(machine, "_CGROUP", tmp_path / "cgroup")
+    monkeypatch.setattr(machine, "_CGROUPS", tmp_path / "groups")
     monkeypatch.setattr(machine, "_BOARD", tmp_path / "model")
     monkeypatch.setattr(machine, "_TEGRA_RELEASE", tmp_path / "release")
 
@@ -39,8 +41,34 @@ def test_a_jetson_is_known_by_its_files(jetson):
     features = machine.processor_features()
     assert features
     assert [name for name in features if features[name]] == ["asimddp"]
-    assert machine.memory_bytes() == {"total": 7802 * 1024, "available": 5000 * 1024}
+    assert machine.memory_bytes() == {
+        "total": 7802 * 1024, "available": 5000 * 1024, "swap": 70 * 1024,
+    }  # fmt: skip
     assert machine.jetson_release() == "R36 (release), REVISION: 4.3, GCID: 38968081"
+
+
+@pytest.mark.parametrize("kinds", ["0::/\n", "4:memory:/x\n0::/box/inner\n"])
+def test_a_control_group_leaves_less(jetson, kinds):
+    machine._CGROUP.write_text(kinds)
+    inner = machine._CGROUPS / kinds.splitlines()[-1].removeprefix("0::/")
+    inner.mkdir(parents=True)
+    limits = {
+        "memory.max": "4000000\n", "memory.current": "3500000\n",
+        "memory.stat": "file 250\ninactive_file 200\nactive_file 50\n",
+        "memory.swap.max": "max\n", "memory.swap.current": "5\n",
+    }  # fmt: skip
+    for name, text in limits.items():
+        (machine._CGROUPS / name).write_text(text)
+    found = machine.memory_bytes()
+    assert found
+    assert (found["available"], found["swap"]) == (500_200, 70 * 1024)
+    (inner / "memory.swap.max").write_text("0\n")
+    (inner / "memory.max").write_text("3000000\n")
+    (inner / "memory.current").write_text("3500000\n")
+    (inner / "memory.swap.current").write_text("0\n")
+    found = machine.memory_bytes()
+    assert found
+    assert (found["available"], found["swap"]) == (0, 0)
 
 
 def test_what_is_not_told_is_none(nothing):
