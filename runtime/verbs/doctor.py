@@ -7,12 +7,14 @@ import importlib
 import json
 import os
 import platform
+import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from .. import machine
-from ..engine_cache import TARGETS
+from ..engine_cache import TARGETS, served_sm
 from ..language.tensorrt_llm import RUNTIMES
 from ..options import add_json
 from ..table import table
@@ -28,6 +30,7 @@ _LOADED = {
     "tensorrt": "tensorrt",
     "tensorrt_rtx": "rtx",
     "llama_cpp": "llm",
+    "xllamacpp": "llm",
 }
 """Libraries of the runtime and the extras that bring them; they are loaded, as a run would."""
 
@@ -39,10 +42,18 @@ _LOOKED_UP = {
     "onnx": "export",
     "onnxscript": "export",
     "safetensors": "export",
+    "gguf": "export",
+    "huggingface_hub": "hub",
+    "mcap": "mcap",
     "accelerate": "train",
+    "peft": "train",
+    "tokenizers": "train",
     "tqdm": "train",
 }
 """Distributions that a plain run on the CPU does without; loading them would take seconds."""
+
+_EITHER = ("llama_cpp", "xllamacpp")
+"""Both bring llama.cpp, so one of them is enough."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,6 +73,7 @@ def _findings() -> dict[str, Any]:
         *(_loaded(name, extra) for name, extra in _LOADED.items()),
         *(_looked_up(name, extra) for name, extra in _LOOKED_UP.items()),
     ]
+    _excuse(libraries)
     devices = machine.cuda_devices()
     return {
         "saymask": version("saymask"),
@@ -74,7 +86,7 @@ def _findings() -> dict[str, Any]:
         "jetson": machine.jetson_release(),
         "cuda_devices": [asdict(device) for device in devices],
         "onnxruntime_providers": _providers(),
-        "engines": [_engines(target, libraries, bool(devices)) for target in TARGETS],
+        "engines": [_engines(target, libraries, devices) for target in TARGETS],
         "language_runtimes": [
             {"name": name, "version": _version(distribution), "cure": cure}
             for name, (distribution, cure) in RUNTIMES.items()
@@ -83,17 +95,29 @@ def _findings() -> dict[str, Any]:
     }
 
 
-def _engines(target: str, libraries: list[dict[str, Any]], has_gpu: bool) -> dict[str, Any]:
+def _excuse(libraries: list[dict[str, Any]]) -> None:
+    """Note in the rows of `_EITHER` which other one is there in their place."""
+    there = [row["name"] for row in libraries if row["name"] in _EITHER and row["version"]]
+    for row in libraries:
+        if row["name"] in _EITHER and there and not row["version"]:
+            row["replaced_by"] = there[0]
+
+
+def _engines(
+    target: str, libraries: list[dict[str, Any]], devices: Sequence[machine.CudaDevice]
+) -> dict[str, Any]:
     """Say what keeps a target's engines from being compiled and from running here."""
     rows = {row["name"]: row for row in libraries}
     lacks = {name: _advice(row) for name, row in rows.items() if not row["version"]}
     if "cuda-bindings" in lacks:
         lacks["cuda-bindings"] = f"pip install 'saymask[{target}]'"
-    if not has_gpu:
-        lacks["a CUDA device"] = "go where there is one"
     library = TARGETS[target]
+    if not devices:
+        lacks["a CUDA device"] = "go where there is one"
+    elif refusal := _refusal(library, devices):
+        lacks["a CUDA device that it serves"] = refusal
     to_compile = {library, "onnx"} | ({"a CUDA device"} if target == "tensorrt" else set())
-    to_run = {library, "cuda-bindings", "a CUDA device"}
+    to_run = {library, "cuda-bindings", "a CUDA device", "a CUDA device that it serves"}
     return {
         "target": target,
         "library": library,
@@ -101,6 +125,17 @@ def _engines(target: str, libraries: list[dict[str, Any]], has_gpu: bool) -> dic
         "lacks_to_compile": {name: cure for name, cure in lacks.items() if name in to_compile},
         "lacks_to_run": {name: cure for name, cure in lacks.items() if name in to_run},
     }
+
+
+def _refusal(library: str, devices: Sequence[machine.CudaDevice]) -> str:
+    """Say which compute capabilities the library serves where no device has one; else nothing."""
+    module = sys.modules.get(library)
+    served = served_sm(module) if module else None
+    here = sorted({device.capability for device in devices})
+    if served is None or any(int(number.replace(".", "")) in served for number in here):
+        return ""
+    known = ", ".join(f"{number // 10}.{number % 10}" for number in served)
+    return f"it serves {known}, not {', '.join(here)}; take another --target"
 
 
 def _loaded(name: str, extra: str) -> dict[str, Any]:
@@ -111,11 +146,12 @@ def _loaded(name: str, extra: str) -> dict[str, Any]:
         fault = None if error.name == name else str(error)
     except Exception as error:  # a broken native library may raise anything
         fault = f"{type(error).__name__}: {error}"
-    return {"name": name, "version": found, "extra": extra, "fault": fault}
+    return {"name": name, "version": found, "extra": extra, "fault": fault, "replaced_by": None}
 
 
 def _looked_up(name: str, extra: str) -> dict[str, Any]:
-    return {"name": name, "version": _version(name), "extra": extra, "fault": None}
+    found = _version(name)
+    return {"name": name, "version": found, "extra": extra, "fault": None, "replaced_by": None}
 
 
 def _version(distribution: str) -> str | None:
@@ -182,6 +218,8 @@ def _cures(lacks: dict[str, str]) -> str:
 def _advice(row: dict[str, Any]) -> str:
     if row["fault"]:
         return f"does not load: {row['fault']}"
+    if row["replaced_by"]:
+        return f"not needed beside {row['replaced_by']}"
     return "" if row["version"] else f"pip install 'saymask[{row['extra']}]'"
 
 

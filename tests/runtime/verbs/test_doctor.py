@@ -1,5 +1,9 @@
 import json
+import re
 import sys
+from importlib import metadata
+
+import pytest
 
 from saymask.runtime import machine
 from saymask.runtime.cli import main
@@ -114,6 +118,52 @@ def test_libraries_of_engines_that_are_missing(monkeypatch, tmp_path, capsys):
     assert found["tensorrt"]["lacks_to_compile"] == {"tensorrt": "pip install 'saymask[tensorrt]'"}
     assert "tensorrt      no; pip install 'saymask[tensorrt]'" in text
     assert "tensorrt_rtx  no; pip install 'saymask[rtx]'" in text
+
+
+def test_a_gpu_that_the_library_does_not_serve(monkeypatch, tmp_path, capsys):
+    """TensorRT-RTX 1.7.1 knows no 8.7 (Orin) and no 9.0."""
+    monkeypatch.setattr(doctor, "served_sm", lambda library: (75, 80, 86, 89, 120, 121))
+    libraries = {"tensorrt": None, "tensorrt_rtx": "1.7.1"}
+    orin, rtx = (
+        machine.CudaDevice(name="GPU", capability=capability, memory_bytes=8 << 30)
+        for capability in ("8.7", "8.9")
+    )
+    found, text = _engines(capsys, monkeypatch, tmp_path, libraries, (orin,))
+    lacking = found["tensorrt_rtx"]["lacks_to_run"]["a CUDA device that it serves"]
+    assert lacking == "it serves 7.5, 8.0, 8.6, 8.9, 12.0, 12.1, not 8.7; take another --target"
+    assert found["tensorrt_rtx"]["lacks_to_compile"] == {}
+    assert "tensorrt_rtx  1.7.1, can compile; cannot run: lacks " in text
+    found, _ = _engines(capsys, monkeypatch, tmp_path, libraries, (orin, rtx))
+    assert "a CUDA device that it serves" not in found["tensorrt_rtx"]["lacks_to_run"]
+
+
+@pytest.mark.parametrize("there", [(), ("llama_cpp",), ("xllamacpp",), ("llama_cpp", "xllamacpp")])
+def test_one_library_with_llama_cpp_is_enough(monkeypatch, tmp_path, capsys, there):
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("llama_cpp", "xllamacpp"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+        (tmp_path / f"{name}.py").write_text("__version__ = '1'")
+        if name not in there:
+            monkeypatch.setitem(sys.modules, name, None)
+    libraries = _libraries(_findings(capsys))
+    main(["doctor"])
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line}
+    for name, other in (("llama_cpp", "xllamacpp"), ("xllamacpp", "llama_cpp")):
+        excuse = other if there == (other,) else None
+        assert libraries[name]["replaced_by"] == excuse
+        assert (f"not needed beside {other}" in lines[name]) == bool(excuse)
+        assert ("pip install 'saymask[llm]'" in lines[name]) == (not there)
+
+
+def test_each_extra_brings_its_library(capsys):
+    distributions = {
+        "cv2": "opencv-python-headless", "tensorrt_rtx": "tensorrt-rtx", "llama_cpp": "xllamacpp",
+    }  # fmt: skip
+    required = metadata.requires("saymask")
+    for name, row in _libraries(_findings(capsys)).items():
+        extra = f'extra == "{row["extra"]}"' if row["extra"] else ""
+        wanted = re.compile(rf"{distributions.get(name, name)}(\[|[<>=]).*{extra}")
+        assert any(wanted.match(line) for line in required), name
 
 
 def test_what_runs_a_language_model_elsewhere(monkeypatch, capsys):
