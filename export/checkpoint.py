@@ -106,6 +106,14 @@ class Checkpoint:
             tensors[name] = value.to(wanted[name].dtype)
         network.load_state_dict(tensors, assign=True)
 
+    def left_out(self, network: nn.Module) -> tuple[str, ...]:
+        """List the stored names that `network` has no use for, so that it was filled without them.
+
+        Raises:
+            CheckpointError: A file is damaged.
+        """
+        return match(map_tensors(self.weight_files), network.state_dict()).leftovers
+
     def check_vocabulary(self, rows: int) -> None:
         """Make sure that the vocabulary is a SentencePiece model for `rows` word embeddings.
 

@@ -114,6 +114,8 @@ class Match:
     """Those that fit, one for each name."""
     misfits: tuple[str, ...]
     """What is missing, unknown, twice or of another shape, in words; empty if all fit."""
+    leftovers: tuple[str, ...]
+    """Stored names of what the network has no use for and may leave unused."""
 
 
 def match(stored: Sequence[tuple[str, Tensor]], wanted: Mapping[str, Tensor]) -> Match:
@@ -125,11 +127,13 @@ def match(stored: Sequence[tuple[str, Tensor]], wanted: Mapping[str, Tensor]) ->
     """
     sources: dict[str, str] = {}
     tensors: dict[str, Tensor] = {}
-    misfits = []
+    misfits, leftovers = [], []
     for source, value in stored:
         name = _known_name(source, wanted)
         if name not in wanted:
-            if not any(re.search(pattern, name) for pattern in LEFTOVERS):
+            if any(re.search(pattern, name) for pattern in LEFTOVERS):
+                leftovers.append(source)
+            else:
                 misfits.append(f"{source} is unknown")
         elif name in sources:
             misfits.append(f"{name} comes twice, as {sources[name]} and {source}")
@@ -142,7 +146,7 @@ def match(stored: Sequence[tuple[str, Tensor]], wanted: Mapping[str, Tensor]) ->
         for name, value in tensors.items()
         if value.shape != wanted[name].shape
     ]
-    return Match(tensors, (*missing, *misfits, *reshaped))
+    return Match(tensors, (*missing, *misfits, *reshaped), tuple(leftovers))
 
 
 def guess(stored: Sequence[tuple[str, Tensor]]) -> str:

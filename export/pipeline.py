@@ -57,6 +57,7 @@ from .rounding import (
 from .steps import Steps
 from .systems import system_module
 from .verify import verify
+from .weights import listed
 
 __all__ = ["export"]
 
@@ -169,6 +170,8 @@ def _trace(
     config = checkpoint.config
     with steps.step("load", f" {checkpoint.name}: {config.system} {config.variant}"):
         network = module.load(checkpoint, dict(recipe.switches))
+    if names := checkpoint.left_out(network):
+        steps.say(f"left out what {config.system} has no use for: {listed(names)}")
     stages, graphs = [], {}
     for stage in module.stages(network):
         with steps.step(f"trace {stage.name}"):

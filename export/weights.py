@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..runtime.errors import CheckpointError
 
-__all__ = ["SUFFIXES", "WEIGHTS_FILE", "find_weight_files", "map_tensors"]
+__all__ = ["SUFFIXES", "WEIGHTS_FILE", "find_weight_files", "listed", "map_tensors"]
 
 WEIGHTS_FILE = "model.safetensors"
 WEIGHTS_FILES = (WEIGHTS_FILE, f"{WEIGHTS_FILE}.index.json", "pytorch_model.bin",
@@ -27,6 +27,8 @@ WEIGHTS_FILES = (WEIGHTS_FILE, f"{WEIGHTS_FILE}.index.json", "pytorch_model.bin"
 """Usual names; the first that is there counts, as in transformers."""
 SUFFIXES = (".safetensors", ".bin", ".pth", ".pt")
 """Kinds of weight files, the best first."""
+_SHARD = re.compile(r"(?P<stem>.+)-\d+-of-(?P<count>\d+)(?P<suffix>\.\w+)")
+"""How transformers names the files of a checkpoint that is stored in several."""
 WRAPPERS = ("state_dict", "model")
 """Keys under which training scripts keep the state dict beside other things."""
 
@@ -47,10 +49,18 @@ def find_weight_files(folder: Path) -> tuple[Path, ...]:
         if (folder / name).is_file():
             return _shards(folder / name) if name.endswith(".json") else (folder / name,)
     found = sorted(p for p in folder.glob("*") if p.suffix in SUFFIXES and p.is_file())
+    shards = [match for match in (_SHARD.fullmatch(path.name) for path in found) if match]
+    if shards and int(shards[0]["count"]) > 1:
+        index = f"{shards[0]['stem']}{shards[0]['suffix']}.index.json"
+        raise CheckpointError(
+            f"shards of a checkpoint must lie beside their index {index}; {folder} has only "
+            f"{listed([match.string for match in shards])}; copy the index and all "
+            f"{int(shards[0]['count'])} shards"
+        )
     if len(found) > 1:
         raise CheckpointError(
             f"the weights of a checkpoint must be one file or have an index; {folder} has "
-            f"{_listed([path.name for path in found])}; name the right one {WEIGHTS_FILE} or "
+            f"{listed([path.name for path in found])}; name the right one {WEIGHTS_FILE} or "
             "pytorch_model.bin, or copy the index of the shards as well"
         )
     return tuple(found)
@@ -76,7 +86,7 @@ def _shards(index: Path) -> tuple[Path, ...]:
     try:
         shards = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
         if not shards or any(Path(name).name != name for name in shards):
-            raise ValueError(f"it names {_listed(shards) or 'no files'}")
+            raise ValueError(f"it names {listed(shards) or 'no files'}")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f'{index} must be a JSON object whose "weight_map" gives the file of each tensor in '
@@ -86,7 +96,7 @@ def _shards(index: Path) -> tuple[Path, ...]:
     if lost:
         raise CheckpointError(
             f"all {len(shards)} files that {index} names must lie beside it; {len(lost)} do not: "
-            f"{_listed(lost)}; copy them as well"
+            f"{listed(lost)}; copy them as well"
         )
     return tuple(index.parent / name for name in shards)
 
@@ -136,8 +146,9 @@ def _described(content: object) -> str:
     if not isinstance(content, Mapping):
         return f"a {type(content).__name__}"
     kinds = [f"{name}: {type(value).__name__}" for name, value in content.items()]
-    return _listed(kinds) or "nothing"
+    return listed(kinds) or "nothing"
 
 
-def _listed(words: Sequence[str]) -> str:
+def listed(words: Sequence[str]) -> str:
+    """Join the first words of a list by commas, and say how many there are more."""
     return ", ".join(words[:8]) + (f" and {len(words) - 8} more" if len(words) > 8 else "")

@@ -115,6 +115,21 @@ def test_only_the_first_misfits_are_listed_with_their_count(folder):
     assert str(caught.value).count(" is unknown") == 8
 
 
+def test_what_is_left_out_is_listed(folder):
+    network = _network()
+    assert not open_checkpoint(folder).left_out(network)
+    _change(folder, **{"text.position_ids": torch.arange(3)})
+    opened = open_checkpoint(folder)
+    opened.load_into(network)
+    assert opened.left_out(network) == ("text.position_ids",)
+
+
+def test_a_shard_without_its_index_is_no_other_network(folder):
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00003.safetensors")
+    with pytest.raises(CheckpointError, match=r"their index model\.safetensors\.index\.json; .*"):
+        open_checkpoint(folder)
+
+
 def test_weights_of_another_system_are_recognised(folder):
     _change(folder, **{"model.segmentator_predictor.0.weight": torch.zeros(2, 2)})
     with pytest.raises(CheckpointError, match="they look like SegLLM; check what its config"):

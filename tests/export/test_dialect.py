@@ -85,7 +85,9 @@ def test_two_names_of_one_tensor_are_too_many():
     ],
 )
 def test_what_a_network_need_not_have_is_left_over(name):
-    assert not match(_named(name), {}).misfits
+    found = match(_named(name), {})
+    assert not found.misfits
+    assert found.leftovers == (name,)
     assert set(match(_named(name), {name: torch.zeros(1)}).tensors) == {name}
 
 

@@ -1,17 +1,22 @@
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from saymask.calibration.samples import Sample, read_samples
 from saymask.calibration.session import open_model
+from saymask.export import pipeline
 from saymask.export.checkpoint import open_checkpoint
 from saymask.export.models.evf_sam import EvfSam
 from saymask.export.pipeline import export
 from saymask.export.recipe import ExportRecipe
+from saymask.export.steps import Steps
+from saymask.export.systems import system_module
 from saymask.export.systems.evf_sam import load, stages, views
 from saymask.runtime.bundle import Bundle
 from saymask.runtime.cli import main
@@ -68,6 +73,20 @@ def test_an_export_says_its_steps_and_nothing_else(killed_export):
     assert [line.split()[2].strip(":") for line in lines if " trace " in line] == list(STAGES)
     assert [line for line in lines if " verified mask: within " in line]
     assert not [line for line in lines if not line.startswith("saymask: ")]
+
+
+@pytest.mark.usefixtures("traced")
+def test_weights_that_no_stage_has_a_use_for_are_named(recipe, tiny_checkpoint, tmp_path):
+    leftover = "mm_extractor.beit3.mlm_head.weight"
+    folder, said = shutil.copytree(tiny_checkpoint, tmp_path / "tiny"), []
+    for names in ((), (leftover,)):
+        state = load_file(folder / "model.safetensors") | dict.fromkeys(names, torch.zeros(1))
+        save_file(state, folder / "model.safetensors")
+        checkpoint, module = open_checkpoint(folder), system_module("evf-sam")
+        pipeline._trace(recipe, checkpoint, module, tmp_path, Steps(said.append))
+    assert [line for line in said if "left out" in line] == [
+        f"left out what evf-sam has no use for: {leftover}"
+    ]
 
 
 def test_a_later_export_works_and_sweeps_up(fp32_bundle):

@@ -107,6 +107,41 @@ def test_files_of_equal_right_are_not_guessed_from(tmp_path):
         find_weight_files(tmp_path)
 
 
+@pytest.mark.parametrize("copied", [1, 2])
+def test_shards_without_their_index_name_it(tmp_path, copied):
+    _sharded_safetensors(tmp_path)
+    (tmp_path / "model.safetensors.index.json").unlink()
+    names = [f"model-0000{number}-of-00002.safetensors" for number in (1, 2)]
+    for name in names[copied:]:
+        (tmp_path / name).unlink()
+    said = (
+        "must lie beside their index model.safetensors.index.json; .* has only "
+        f"{', '.join(names[:copied])}; copy the index and all 2 shards"
+    )
+    with pytest.raises(CheckpointError, match=said):
+        find_weight_files(tmp_path)
+
+
+def test_a_lone_shard_of_a_pickle_names_its_index(tmp_path):
+    torch.save(FIRST, tmp_path / "pytorch_model-00003-of-00003.bin")
+    with pytest.raises(CheckpointError, match=r"index pytorch_model.bin.index.json; .* all 3"):
+        find_weight_files(tmp_path)
+
+
+def test_one_shard_of_one_is_whole(tmp_path):
+    save_file(FIRST, tmp_path / "model-00001-of-00001.safetensors")
+    assert len(find_weight_files(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("write", [_sharded_safetensors, _sharded_pickles])
+def test_a_truncated_shard_behind_an_index_is_named(tmp_path, write):
+    write(tmp_path)
+    shard = find_weight_files(tmp_path)[1]
+    shard.write_bytes(shard.read_bytes()[:-7])
+    with pytest.raises(CheckpointError, match=f"{shard.name} must be a whole .*; copy"):
+        map_tensors(find_weight_files(tmp_path))
+
+
 def test_shards_that_are_not_there_are_named(tmp_path):
     _sharded_safetensors(tmp_path)
     (tmp_path / "model-00002-of-00002.safetensors").unlink()
