@@ -116,7 +116,8 @@ class Talk:
     ) -> tuple[str, np.ndarray, np.ndarray]:
         """Draw a phrase; return it with the masks and boxes of what it means."""
         phrases = self.cache.phrases
-        row = int(rng.choice(self._phrases.get((scene, task)) or self._phrases[scene, "single"]))
+        said = (self._phrases.get((scene, each)) for each in (task, "single", "semantic", "part"))
+        row = int(rng.choice(next(filter(None, said))))
         text = phrases.texts[row]
         if rng.random() < 0.5:
             text = text.removeprefix(SEMANTIC_PREFIX)

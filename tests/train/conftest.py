@@ -73,9 +73,9 @@ def tokens(cache, sayings, tmp_path_factory) -> Tokens:
 @pytest.fixture(scope="session")
 def brief_recipe() -> EvfSamRecipe:
     """Two steps of each phase on a few scenes, uncompiled and in FP32 on the CPU."""
-    from saymask.train.systems.evf_sam import recipe
+    from saymask.train.systems.evf_sam import RECIPES, scaled
 
-    small = recipe(0.001)
+    small = scaled(RECIPES["miniature"], 0.001)
     loops = {
         name: replace(loop, steps=2, warmup_steps=0, mixed_precision="no", is_on_cpu=True)
         for name, loop in (("sam", small.sam), ("beit3", small.beit3), ("joint", small.joint))

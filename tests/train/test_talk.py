@@ -61,6 +61,16 @@ def test_boxes_are_those_of_the_phrase(spoken, cache, talk, kind):
         assert len(one.boxes) == (len(found) == 1)
 
 
+def test_a_scene_without_such_a_phrase_is_asked_about_otherwise(cache, boxes, tokens, monkeypatch):
+    talk = Talk(cache, boxes, (), tokens, GRID_HW)
+    for task in ("single", "semantic"):
+        monkeypatch.delitem(talk._phrases, (0, task))
+    parts = {cache.phrases.texts[row] for row in talk._phrases[0, "part"]}
+    text, masks, _ = talk._phrase(0, "single", np.random.default_rng(0))
+    assert text in parts
+    assert masks.any()
+
+
 def test_the_model_looks_at_what_the_box_holds(spoken):
     for _, one, _, answer in spoken("single"):
         left, top, right, bottom = parse_boxes(answer).boxes_xyxy[0] / 1000

@@ -133,9 +133,12 @@ def train(recipe: EvfSamRecipe, folder: Path) -> Path:
     return checkpoint
 
 
-def recipe(scale: float) -> EvfSamRecipe:
-    """Return the recipe of the shipped miniature, or the share `scale` of its scenes and steps."""
-    full = EvfSamRecipe()
+RECIPES = {"miniature": EvfSamRecipe()}
+"""What can be trained, by name; the first is what ships."""
+
+
+def scaled(full: EvfSamRecipe, scale: float) -> EvfSamRecipe:
+    """Return a recipe, or the share `scale` of its scenes and steps."""
     if scale == 1:
         return full
 

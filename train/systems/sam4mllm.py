@@ -54,7 +54,14 @@ from ..requests import requests_by_scene
 from ..samples import write_samples
 from ..sayings import Saying, open_sayings
 from ..talk import Talk, TalkMix
-from ..tune_llava import MINIATURE, LlavaTuning, TuningRecipe, draw_conversations
+from ..tune_llava import (
+    MINIATURE,
+    PAPER,
+    RELEASED,
+    LlavaTuning,
+    TuningRecipe,
+    draw_conversations,
+)
 from ..tune_sam_decoder import SamDecoderTuning, draw_boxes_and_points
 
 TASKS = ("single", "part")
@@ -251,9 +258,27 @@ def tune_llava(
     save_adapter(llava, recipe.lora, folder / "adapter")
 
 
-def recipe(scale: float) -> Sam4mllmRecipe:
-    """Return the recipe of the shipped miniature, or the share `scale` of its scenes and steps."""
-    full = Sam4mllmRecipe()
+def _in_one_turn(tuning: TuningRecipe) -> TuningRecipe:
+    """Return a tuning to the variant that writes its points beside the box."""
+    talk = tuning.conversations
+    return replace(
+        tuning, conversations=replace(talk, protocol=replace(talk.protocol, variant="ppg"))
+    )
+
+
+RECIPES = {
+    "miniature": Sam4mllmRecipe(),
+    "miniature-ppg": Sam4mllmRecipe(tuning=_in_one_turn(MINIATURE)),
+    "paper": Sam4mllmRecipe(tuning=PAPER),
+    "paper-ppg": Sam4mllmRecipe(tuning=_in_one_turn(PAPER)),
+    "released": Sam4mllmRecipe(tuning=RELEASED),
+}
+"""What can be trained, by name; the first is what ships. All tune a base that is made alike, as
+`tune_llava` says; both variants in one folder tune the same copy."""
+
+
+def scaled(full: Sam4mllmRecipe, scale: float) -> Sam4mllmRecipe:
+    """Return a recipe, or the share `scale` of its scenes and steps."""
     if scale == 1:
         return full
     tuning = replace(full.tuning, loop=full.tuning.loop.scaled(scale))

@@ -67,14 +67,15 @@ def test_systems_are_found_by_name():
 
 
 def test_a_share_of_the_recipe_is_shorter_and_otherwise_the_same():
-    full, tenth = evf_sam.recipe(1), evf_sam.recipe(0.1)
-    assert full == EvfSamRecipe()
+    full = EvfSamRecipe()
+    assert evf_sam.scaled(full, 1) == next(iter(evf_sam.RECIPES.values())) == full
+    tenth = evf_sam.scaled(full, 0.1)
     assert tenth.scenes.scenes * 10 == full.scenes.scenes
     for name in PHASES:
         long, short = getattr(full, name), getattr(tenth, name)
         assert (short.steps * 10, short.warmup_steps * 10) == (long.steps, long.warmup_steps)
         assert replace(short, steps=long.steps, warmup_steps=long.warmup_steps) == long
-    assert evf_sam.recipe(1e-6).sam.steps == 1
+    assert evf_sam.scaled(full, 1e-6).sam.steps == 1
 
 
 def test_an_unknown_variant_is_named_before_anything_is_made(tmp_path, brief_recipe):

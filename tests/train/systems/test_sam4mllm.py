@@ -12,6 +12,7 @@ from saymask.runtime.errors import UnknownNameError
 from saymask.train.loop import LoopRecipe
 from saymask.train.systems import sam4mllm, system_module
 from saymask.train.systems.sam4mllm import Sam4mllmRecipe, train
+from saymask.train.tune_llava import MINIATURE, PAPER, RELEASED
 
 LOOPS = ("sam", "decoder", "tower", "llava")
 
@@ -19,7 +20,7 @@ LOOPS = ("sam", "decoder", "tower", "llava")
 @pytest.fixture(scope="module")
 def brief() -> Sam4mllmRecipe:
     """Two steps of each phase on a few scenes, uncompiled and in FP32 on the CPU."""
-    small = sam4mllm.recipe(0.001)
+    small = sam4mllm.scaled(sam4mllm.RECIPES["miniature"], 0.001)
 
     def cut(loop: LoopRecipe) -> LoopRecipe:
         return replace(loop, steps=2, warmup_steps=0, mixed_precision="no", is_on_cpu=True)
@@ -44,8 +45,7 @@ def brief() -> Sam4mllmRecipe:
 @pytest.fixture(scope="module")
 def in_groups(brief) -> Sam4mllmRecipe:
     """The same for the variant PPG."""
-    talk = brief.tuning.conversations
-    talk = replace(talk, protocol=replace(talk.protocol, variant="ppg"))
+    talk = sam4mllm.RECIPES["miniature-ppg"].tuning.conversations
     return replace(brief, tuning=replace(brief.tuning, conversations=talk))
 
 
@@ -71,12 +71,22 @@ def test_the_system_is_in_the_table():
 
 
 def test_a_share_of_the_recipe_is_shorter_and_otherwise_the_same():
-    full, tenth = sam4mllm.recipe(1), sam4mllm.recipe(0.1)
-    assert full == Sam4mllmRecipe()
+    full = Sam4mllmRecipe()
+    assert sam4mllm.scaled(full, 1) == next(iter(sam4mllm.RECIPES.values())) == full
+    tenth = sam4mllm.scaled(full, 0.1)
     assert tenth.scenes.scenes * 10 == full.scenes.scenes
     for name in LOOPS:
         assert getattr(tenth, name) == getattr(full, name).scaled(0.1)
     assert tenth.tuning == replace(full.tuning, loop=full.tuning.loop.scaled(0.1))
+
+
+def test_recipes_differ_in_their_tuning_alone():
+    for name, recipe in sam4mllm.RECIPES.items():
+        assert replace(recipe, tuning=MINIATURE) == Sam4mllmRecipe()
+        form = recipe.tuning.conversations.protocol.variant
+        assert form == ("ppg" if name.endswith("-ppg") else "pqpp")
+    assert sam4mllm.RECIPES["paper"].tuning == PAPER
+    assert sam4mllm.RECIPES["released"].tuning == RELEASED
 
 
 def test_an_unknown_variant_is_named_before_anything_is_made(tmp_path, brief):

@@ -11,7 +11,8 @@ from saymask.train.systems import evf_sam
 def test_it_goes_on_and_says_where_the_checkpoint_is(
     trained, brief_recipe, few_samples, capsys, monkeypatch
 ):
-    monkeypatch.setattr(evf_sam, "recipe", lambda scale: brief_recipe)
+    monkeypatch.setattr(evf_sam, "RECIPES", {"brief": brief_recipe})
+    monkeypatch.setattr(evf_sam, "scaled", lambda full, scale: full)
     words = ["train", "evf-sam", "--out", str(trained), "--scale", "0.001"]
     assert main(words) == 0
     out, err = capsys.readouterr()
@@ -25,6 +26,11 @@ def test_it_goes_on_and_says_where_the_checkpoint_is(
     ("words", "said"),
     [
         (["evf"], "system must be one of evf-sam, sam4mllm; got 'evf'"),
+        (
+            ["sam4mllm", "--recipe", "ppg"],
+            "recipe of sam4mllm must be one of miniature, miniature-ppg, paper, paper-ppg, "
+            "released; got 'ppg'",
+        ),
         (["evf-sam", "--scale", "0"], "--scale must be above 0 and at most 1; got 0"),
         (["evf-sam", "--scale", "1.5"], "got 1.5"),
         (["evf-sam", "--scale", "nan"], "got nan"),
