@@ -32,9 +32,8 @@ ROUNDS = 2
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("shape", "format"),
-    [("100 M", "F32"), ("100 M", "Q8_0"), ("100 M", "Q4_K_M"), ("500 M", "Q8_0"),
-     ("500 M", "Q4_K_M")],
-)  # fmt: skip
+    [("100 M", "F32"), ("100 M", "Q8_0"), ("100 M", "Q4_K_M"), ("500 M", "Q8_0")],
+)
 def test_points_behind_a_long_image(shape, format, tmp_path, capfd):
     width = SHAPES[shape]["width"]
     path = tiny_gguf.write(tmp_path / "f32.gguf", rows=2048, scale=0.02, **SHAPES[shape])
