@@ -50,6 +50,8 @@ RELEASED = {"evf": "evf-sam", "llava_llama": "sam4mllm"}
 MINIATURES = Path(__file__).parent / "miniatures"
 HUB_EXAMPLE = "YxZhang/evf-sam"
 MISFITS_SHOWN = 8
+_MARKS = 3
+"""Pieces of a SentencePiece model whose ids + 1 XLM-RoBERTa's numbering has for marks of its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,25 +116,38 @@ class Checkpoint:
         """
         return match(map_tensors(self.weight_files), network.state_dict()).leftovers
 
-    def check_vocabulary(self, rows: int) -> None:
+    def check_vocabulary(self, rows: int, *, fewest: int = 0) -> None:
         """Make sure that the vocabulary is a SentencePiece model for `rows` word embeddings.
 
+        Args:
+            rows: Its ids, SentencePiece's + 1, must be below; the first four are <s>, <pad>, </s>
+                and <unk>, so that its own first three pieces must be marks and no words.
+            fewest: Least pieces that it must have.
+
         Raises:
-            CheckpointError: It is none, or has too many pieces.
+            CheckpointError: It is none, has too many or too few pieces, or begins with words.
             MissingExtraError: sentencepiece is not installed.
         """
         sentencepiece = require("sentencepiece", extra="export")
         try:
             pieces = sentencepiece.SentencePieceProcessor(model_file=str(self.vocabulary))
-            found = f"it has {pieces.get_piece_size()} pieces"
-            fits = pieces.get_piece_size() < rows  # <pad> is no piece.
+            count = pieces.get_piece_size()
+            words = [
+                pieces.id_to_piece(index)
+                for index in range(min(count, _MARKS))
+                if not (pieces.is_control(index) or pieces.is_unknown(index))
+            ]
+            found = f"it has {count} pieces" + (f" and begins with {words}" if words else "")
+            fits = fewest <= count < rows and not words  # <pad> is no piece.
         except (OSError, RuntimeError) as error:
             found, fits = f"it is none ({error})", False
         if not fits:
+            most = f"{f'{fewest} or more, but ' if fewest else ''}fewer than {rows} pieces"
             raise CheckpointError(
-                f"{self.vocabulary} must be a SentencePiece model of fewer than {rows} pieces, as "
-                f"many as {self.config.system} {self.config.variant} knows; {found}; take the "
-                "vocabulary that was released with the weights"
+                f"{self.vocabulary} must be a SentencePiece model of {most}, as many as "
+                f"{self.config.system} {self.config.variant} knows, the first {_MARKS} marks such "
+                f"as <unk>, <s> and </s>; {found}; take the vocabulary that was released with the "
+                "weights"
             )
 
     def _matched(self, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
@@ -18,7 +19,15 @@ from ..models.folding import fold
 from ..models.sam2_video import Sam2VideoModel, video_spec
 from ..weights import map_tensors
 from .evf_sam_memory import memory_stages
-from .evf_sam_releases import BEIT_VIEWS, OWN, SAM_VIEWS, Switches, switches_from
+from .evf_sam_releases import (
+    BEIT_VIEWS,
+    OWN,
+    SAM_VIEWS,
+    Settled,
+    Switches,
+    release_names,
+    settle,
+)
 
 __all__ = [
     "MASK_THRESHOLD",
@@ -30,6 +39,7 @@ __all__ = [
     "config_from_released",
     "language_of",
     "load",
+    "remarks_on",
     "settings_of",
     "stages",
     "tokenizer_of",
@@ -56,6 +66,12 @@ RELEASED_IMAGE_ENCODERS = (
 the reference has a class for each kind, and the config does not say which."""
 RELEASED_SIZES = (("base", 768, 256), ("large", 1024, 256))
 """The config's "mm_extractor_scale", "hidden_size" and "out_dim"."""
+
+RELEASED_ROWS = BEIT3_SPECS["large"].vocabulary
+"""Of the released networks' word embedding."""
+FEWEST_RELEASED_PIECES = RELEASED_ROWS * 9 // 10
+"""A vocabulary that leaves more of their rows without a word, as LLaMA's 32000 pieces would, is not
+the one they were trained with, though all its ids have a row."""
 
 MEMORY_PARTS = ("visual_model.memory_attention.", "visual_model.memory_encoder.")
 """What a checkpoint of EVF-SAM2 has that can follow masks; the authors' demo drops both."""
@@ -199,8 +215,10 @@ def load(checkpoint: Checkpoint, overrides: Mapping[str, str] = MappingProxyType
             f"max_tokens of evf-sam {config.variant} must be from 3 to {longest}; got "
             f"{config.max_tokens}; correct {checkpoint.folder / CONFIG_FILE}"
         )
-    checkpoint.check_vocabulary(spec.multimodal_encoder.vocabulary)
-    mask = switches_from(checkpoint.name, config.variant, overrides).mask_choice
+    rows = spec.multimodal_encoder.vocabulary
+    fewest = FEWEST_RELEASED_PIECES if rows == RELEASED_ROWS else 0
+    checkpoint.check_vocabulary(rows, fewest=fewest)
+    mask = _settled(checkpoint, overrides).switches.mask_choice
     video = video_spec(spec.visual_model) if _holds_memory(checkpoint) else None
     with torch.device("meta"):
         network = EvfSam(spec)
@@ -219,8 +237,7 @@ def views_of(
     checkpoint: Checkpoint, overrides: Mapping[str, str] = MappingProxyType({})
 ) -> tuple[ViewSpec, ViewSpec]:
     """Return `views` as the checkpoint's own code has them; arguments and errors as in `load`."""
-    switches = switches_from(checkpoint.name, checkpoint.config.variant, overrides)
-    return views(_spec(checkpoint), switches)
+    return views(_spec(checkpoint), _settled(checkpoint, overrides).switches)
 
 
 def tokenizer_of(checkpoint: Checkpoint) -> TokenizerSpec:
@@ -236,12 +253,26 @@ def tokenizer_of(checkpoint: Checkpoint) -> TokenizerSpec:
 def settings_of(
     checkpoint: Checkpoint, overrides: Mapping[str, str] = MappingProxyType({})
 ) -> tuple[tuple[str, str], ...]:
-    """Return nothing: all that the checkpoint's code may be switched to is in views and graphs."""
-    return ()
+    """Return the switches, which views and graphs follow already, and what told them."""
+    return _settled(checkpoint, overrides).settings()
+
+
+def remarks_on(
+    checkpoint: Checkpoint, overrides: Mapping[str, str] = MappingProxyType({})
+) -> tuple[str, ...]:
+    """Say which switches are taken, why, and how they are turned; arguments as in `load`."""
+    return (_settled(checkpoint, overrides).remark(),)
 
 
 def language_of(checkpoint: Checkpoint) -> None:
     """Return None: BEiT-3, which reads the words, is a graph."""
+
+
+def _settled(checkpoint: Checkpoint, overrides: Mapping[str, str]) -> Settled:
+    path = checkpoint.folder / CONFIG_FILE
+    config = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    names = release_names(checkpoint.name, checkpoint.folder, config.get("_name_or_path"))
+    return settle(names, checkpoint.config.variant, overrides)
 
 
 def _holds_memory(checkpoint: Checkpoint) -> bool:

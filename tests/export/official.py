@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
+from sentencepiece import sentencepiece_model_pb2
 from torch import Tensor
 
 from saymask.export.checkpoint import CheckpointConfig
@@ -33,7 +34,9 @@ SENTENCES = (
     "a striped bottle on the wooden table", "the person who is walking the smallest dog",
 )  # fmt: skip
 ROWS = 128
-"""Of the word embedding that the vocabulary asks for; BEiT-3 has far more."""
+"""Of the word embedding that the learned pieces ask for; BEiT-3 has far more."""
+SPARE_ROWS = 10
+"""That BEiT-3 has beside those of 64000 pieces."""
 SHARD_BYTES = 10**9
 TOKEN_STD = 0.02
 """Of what is no matrix: biases, tokens and tables of positions."""
@@ -55,8 +58,8 @@ def write_official(
     """
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(_config(variant), indent=2))
-    vocabulary = learn_sentencepiece(SENTENCES, rows=ROWS)
-    (folder / "sentencepiece.bpe.model").write_bytes(vocabulary)
+    rows = EVF_SAM_SPECS[variant].multimodal_encoder.vocabulary
+    (folder / "sentencepiece.bpe.model").write_bytes(_vocabulary(rows - SPARE_ROWS))
     shards = _shards(official_state(variant), shard_bytes)
     generator = torch.Generator().manual_seed(seed)
     weight_map = {}
@@ -78,6 +81,15 @@ def official_state(variant: str) -> dict[str, Tensor]:
             (video,) = (v for v in SAM2_VIDEO_SPECS.values() if v.visual == spec.visual_model)
             network.visual_model = Sam2VideoModel(video)
     return network.state_dict()
+
+
+def _vocabulary(count: int) -> bytes:
+    """Return the pieces of `SENTENCES`, and others that no text has, up to `count` in all."""
+    model = sentencepiece_model_pb2.ModelProto.FromString(learn_sentencepiece(SENTENCES, rows=ROWS))
+    unused = sentencepiece_model_pb2.ModelProto.SentencePiece.UNUSED
+    for index in range(len(model.pieces), count):
+        model.pieces.add(piece=f"unused {index}", score=-index, type=unused)
+    return model.SerializeToString()
 
 
 def _config(variant: str) -> dict[str, object]:

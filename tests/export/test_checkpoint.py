@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from sentencepiece import sentencepiece_model_pb2
 from torch import nn
 
 from saymask.export import checkpoint
@@ -357,9 +358,32 @@ def test_the_model_card_names_the_license(released, card, spdx):
 def test_a_vocabulary_must_be_the_networks(released):
     folder = released({SAM: torch.zeros(1)})
     opened = open_checkpoint(folder)
-    opened.check_vocabulary(64)
+    opened.check_vocabulary(64, fewest=63)
     with pytest.raises(CheckpointError, match=r"fewer than 63 pieces, .*; it has 63 pieces; take"):
         opened.check_vocabulary(63)
+    with pytest.raises(CheckpointError, match=r"of 64 or more, but fewer than 99 .* has 63 pieces"):
+        opened.check_vocabulary(99, fewest=64)
     opened.vocabulary.write_text("{}")
     with pytest.raises(CheckpointError, match=r"bpe.model must be a SentencePiece .*; it is none"):
         opened.check_vocabulary(64)
+
+
+def test_a_vocabulary_must_not_begin_with_words(released):
+    """Their ids would be those of <s>, <pad>, </s> and <unk>."""
+    opened = open_checkpoint(released({SAM: torch.zeros(1)}))
+    model = sentencepiece_model_pb2.ModelProto.FromString(opened.vocabulary.read_bytes())
+    pieces = list(model.pieces)
+    del model.pieces[:]
+    model.pieces.extend([pieces[0], *pieces[3:]])
+    opened.vocabulary.write_bytes(model.SerializeToString())
+    with pytest.raises(
+        CheckpointError, match=r"the first 3 marks .*; it has 61 .* begins with \['"
+    ):
+        opened.check_vocabulary(64)
+
+
+def test_released_weights_take_no_vocabulary_of_half_the_size(released):
+    """The tiny one stands for LLaMA's, whose ids have rows as well."""
+    opened = open_checkpoint(released({SAM: torch.zeros(1)}))
+    with pytest.raises(CheckpointError, match="of 57609 or more, but fewer than 64010 pieces"):
+        load(opened)
