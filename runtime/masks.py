@@ -21,7 +21,7 @@ class Said:
     answer: str
     """Its words, a line for each turn."""
     reason: str
-    """Why there was nothing to draw; empty where there was something."""
+    """Why there was nothing to draw, or what of the answer was not drawn; else empty."""
     boxes_xyxy: np.ndarray
     """(b, 4) float32 in the frame's pixels, one for each object."""
     points_xy: np.ndarray

@@ -44,7 +44,7 @@ class Reply:
     answer: str
     """Its words, a line for each turn."""
     reason: str
-    """Why there is nothing to draw; empty where there is something."""
+    """Why there is nothing to draw, or what of the answer is not drawn; else empty."""
     objects: tuple[ObjectPrompt, ...]
     """What SAM is shown: one mask each."""
     points_xy: np.ndarray
@@ -199,17 +199,16 @@ class Talk:
         if rejection and text != NOTHING:
             answer.prefix.close()
             return _reply_from_groups(text, rejection, ())
-        cut = "" if answer.is_complete else f"; it was cut at {self._protocol.max_tokens} tokens"
+        limit = self._protocol.max_tokens
+        cut = "" if answer.is_complete else f"the answer was cut at {limit} tokens"
         with answer.prefix as told:
             if self._protocol.variant == "ppg":
                 groups = parse_groups(text)
-                return _reply_from_groups(
-                    text, groups.reason and groups.reason + cut, groups.objects
-                )
+                return _reply_from_groups(text, _both(groups.reason, cut), groups.objects)
             boxes = parse_boxes(text)
             with watch.lap("points"):
                 checked = [self._check(told, box_xyxy) for box_xyxy in boxes.boxes_xyxy]
-        return self._reply_from_checked(text, boxes.reason and boxes.reason + cut, checked)
+        return self._reply_from_checked(text, _both(boxes.reason, cut), checked)
 
     def _rejection(self, answer: Answer) -> str:
         """Say why a first answer counts as `NOTHING`, whatever it goes on with; or nothing."""
@@ -332,6 +331,10 @@ def _check_tokens(engine: LanguageEngine) -> list[int]:
             f"sam4mllm needs a language model with LLaMA-3's vocabulary: {error}; export the "
             "bundle again"
         ) from error
+
+
+def _both(reason: str, cut: str) -> str:
+    return "; ".join(filter(None, (reason, cut)))
 
 
 def _reply_from_groups(text: str, reason: str, objects: tuple[ObjectPrompt, ...]) -> Reply:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import compress
 
 import numpy as np
 
@@ -76,7 +77,7 @@ class BoxReading:
     boxes_xyxy: np.ndarray
     """(n, 4) int64, left above before right below."""
     reason: str
-    """Why there is none; empty where there is one."""
+    """Why there is none, or what of the answer was left out; else empty."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -86,7 +87,7 @@ class GroupReading:
     objects: tuple[ObjectPrompt, ...]
     """In the order they were written."""
     reason: str
-    """Why there is none; empty where there is one."""
+    """Why there is none, or what of the answer was left out; else empty."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,23 +151,38 @@ def group_answer(objects: Sequence[ObjectPrompt]) -> str:
 def parse_boxes(text: str) -> BoxReading:
     """Read what `box_answer` writes; corners may be reversed, numbers unpadded or too large.
 
-    Anything else is no box: nothing is guessed, and `reason` says what came instead.
+    A full stop may end it. A last box that is cut off and boxes without an area are left out, and
+    `reason` says so. Anything else is no box: nothing is guessed, and `reason` says what came
+    instead.
     """
-    found = _BOXES.fullmatch(text.strip())
-    boxes = [_ordered(_numbers(box[0])) for box in _ONE_BOX.finditer(text)] if found else []
-    return BoxReading(
-        boxes_xyxy=np.array(boxes, np.int64).reshape(-1, 4),
-        reason="" if found else _reason(text, "[x1,y1,x2,y2], or several with spaces between"),
-    )
+    read = _split(text.strip(), _BOXES, _CUT_BOX)
+    if read is None:
+        return BoxReading(
+            boxes_xyxy=np.zeros((0, 4), np.int64),
+            reason=_reason(text, "[x1,y1,x2,y2], or several with spaces between"),
+        )
+    whole, cut = read
+    boxes = [_ordered(_numbers(box[0])) for box in _ONE_BOX.finditer(whole)]
+    boxes_xyxy = np.array(boxes, np.int64).reshape(-1, 4)
+    is_box = _has_area(boxes_xyxy)
+    return BoxReading(boxes_xyxy=boxes_xyxy[is_box], reason=_left_out(cut, boxes_xyxy[~is_box]))
 
 
 def parse_groups(text: str) -> GroupReading:
-    """Read what `group_answer` writes, as tolerant and as strict as `parse_boxes`."""
-    found = _OBJECTS.fullmatch(text.strip())
-    objects = [_parse_object(one[0]) for one in _ONE_OBJECT.finditer(text)] if found else []
+    """Read what `group_answer` writes, as tolerant and as strict as `parse_boxes`.
+
+    Of a last box whose points are cut off, the box and its whole groups count.
+    """
+    read = _split(text.strip(), _OBJECTS, _CUT_OBJECT)
+    if read is None:
+        expected = "[x1,y1,x2,y2]+(x,y)-(x,y), '/' between groups"
+        return GroupReading(objects=(), reason=_reason(text, expected))
+    whole, cut = read
+    objects = [_parse_object(one[0]) for one in _ONE_OBJECT.finditer(whole)]
+    boxes_xyxy = np.array([one.box_xyxy for one in objects]).reshape(-1, 4)
+    is_box = _has_area(boxes_xyxy)
     return GroupReading(
-        objects=tuple(objects),
-        reason="" if found else _reason(text, "[x1,y1,x2,y2]+(x,y)-(x,y), '/' between groups"),
+        objects=tuple(compress(objects, is_box)), reason=_left_out(cut, boxes_xyxy[~is_box])
     )
 
 
@@ -267,11 +283,44 @@ def _ordered(box: Sequence[int]) -> list[int]:
     return [x[0], y[0], x[1], y[1]]
 
 
+def _split(text: str, listed: re.Pattern[str], cut: re.Pattern[str]) -> tuple[str, str] | None:
+    """Split an answer into what is whole and what is cut off; None where its end is neither."""
+    found = listed.match(text)
+    if not found:
+        return None
+    whole, rest = found[0], text[found.end() :]
+    if rest == ".":
+        return whole, ""
+    if rest and not cut.fullmatch(rest):
+        return None
+    if rest.startswith("/") and not whole.rstrip().endswith(")"):
+        return None  # A further group, of a box that has none.
+    if rest.startswith(("+", "-")):
+        # The points before it are of the same group.
+        whole = whole[: max(whole.rfind("]"), whole.rfind("/")) + 1]
+    return whole, text[len(whole) :].strip()
+
+
+def _has_area(boxes_xyxy: np.ndarray) -> np.ndarray:
+    """Return (n,) bool of ordered boxes (n, 4)."""
+    return (boxes_xyxy[:, 2:] > boxes_xyxy[:, :2]).all(axis=1)
+
+
+def _left_out(cut: str, flat_xyxy: np.ndarray) -> str:
+    """Say what was left out of an answer: its cut end, and boxes (n, 4) without an area."""
+    flat = " ".join(map(_box, flat_xyxy))
+    found = ((flat, "without an area"), (cut, "which is cut off"))
+    return "; ".join(f"left out {_quoted(text)}, {why}" for text, why in found if text)
+
+
 def _reason(text: str, expected: str) -> str:
     if text.strip().rstrip(".").casefold() == NOTHING.rstrip(".").casefold():
         return f"the model says: {NOTHING}"
-    said = text if len(text) <= _QUOTED else f"{text[:_QUOTED]}..."
-    return f"the model's answer must be {expected}; it is {said!r}"
+    return f"the model's answer must be {expected}; it is {_quoted(text)}"
+
+
+def _quoted(text: str) -> str:
+    return repr(text if len(text) <= _QUOTED else f"{text[:_QUOTED]}...")
 
 
 _QUOTED = 80
@@ -284,3 +333,8 @@ _GROUP = rf"(?:{_ONE_POINT.pattern})+"
 _ONE_OBJECT = re.compile(rf"{_ONE_BOX.pattern}(?:{_GROUP}(?:/\s*{_GROUP})*)?")
 _BOXES = re.compile(rf"{_ONE_BOX.pattern}(?:(?:,\s*)?{_ONE_BOX.pattern})*")
 _OBJECTS = re.compile(rf"{_ONE_OBJECT.pattern}(?:(?:,\s*)?{_ONE_OBJECT.pattern})*")
+# What an answer may end with where it breaks off, behind all that is whole.
+_SOME, _PART = rf"\s*{_NUMBER}\s*,", rf"\s*(?:-|{_NUMBER}\s*)?"
+_CUT_BOX = re.compile(rf",\s*|(?:,\s*)?\[(?:{_SOME}){{0,3}}{_PART}")
+_CUT_POINT = rf"[+-]\s*(?:\((?:{_SOME})?{_PART})?"
+_CUT_OBJECT = re.compile(rf"{_CUT_BOX.pattern}|(?:/\s*)?{_CUT_POINT}|/\s*")

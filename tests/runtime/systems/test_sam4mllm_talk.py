@@ -235,6 +235,7 @@ def test_several_boxes(talk, image):
         ("No object found.", "the model says: No object found."),
         ("the mug!", "must be .*; it is 'the mug!'"),
         ("[281,251", r"it is '\[281,251'"),
+        ("[005,005,005,009]", r"left out '\[005,005,005,009\]', without an area"),
     ],
 )
 @pytest.mark.parametrize("variant", ["pqpp", "ppg"])
@@ -272,7 +273,24 @@ def test_a_plain_no_is_what_the_model_says(talk, image):
 def test_an_answer_that_does_not_end(talk, image, monkeypatch):
     talk = talk("the mug")
     monkeypatch.setattr(talk, "_stop", talk._yes)
-    assert reply_of(talk, image).reason.endswith("; it was cut at 8 tokens")
+    assert reply_of(talk, image).reason.endswith("; the answer was cut at 8 tokens")
+
+
+@pytest.mark.parametrize("backend", ["llamacpp", "reference"])
+@pytest.mark.parametrize("variant", ["pqpp", "ppg"])
+def test_whole_boxes_before_one_that_is_cut_off(talk, image, variant, backend):
+    kept, protocol = "[001,002,300,400]", replace(KEEN, variant=variant)
+    for rest, limit, reason in (
+        (".", 8, ""),
+        (" [500,60", 8, "left out '[500,60', which is cut off"),
+        (" [500,60", 1, "left out '[500,60', which is cut off; the answer was cut at 1 tokens"),
+        ("", 1, "the answer was cut at 1 tokens"),
+    ):
+        made = talk(kept + rest, replace(protocol, max_tokens=limit), backend)
+        reply = reply_of(made, image)
+        assert [one.box_xyxy.tolist() for one in reply.objects] == [[1, 2, 300, 400]]
+        assert (reply.reason, reply.answer.split("\n")[0]) == (reason, kept + rest)
+        assert (reply.confidences is None) == (variant == "ppg")
 
 
 def test_points_beside_the_box(talk, image):

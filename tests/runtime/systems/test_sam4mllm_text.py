@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 
 import numpy as np
 import pytest
@@ -87,7 +88,8 @@ def test_what_a_user_says_is_no_template(phrase):
         ("\n [ 863, 999 ,281,251 ]\n", [[281, 251, 863, 999]]),
         ("[863,251,281,999]", [[281, 251, 863, 999]]),
         ("[-5,0,1000,123456]", [[0, 0, 999, 999]]),
-        ("[5,5,5,5]", [[5, 5, 5, 5]]),
+        ("[1,2,3,4].", [[1, 2, 3, 4]]),
+        (" [1,2,3,4] [5,6,7,8] .\n", [[1, 2, 3, 4], [5, 6, 7, 8]]),
     ],
 )
 def test_boxes_whose_meaning_is_plain(text, boxes):
@@ -101,9 +103,11 @@ def test_boxes_whose_meaning_is_plain(text, boxes):
     "text",
     [
         "", " ", "the mug", "[281,251,863", "281,251,863,999", "[281,251,863,999,1]", "[1,2,3]",
-        "[nan,1,2,3]", "[1.5,2,3,4]", "[1e3,2,3,4]", "[1,2,3,4] and more", "[1,2,3,4] [5,6,7",
-        "[1 2,3,4,5]", "[--1,2,3,4]", f"[{'9' * 5000},1,2,3]", "[١,2,3,4]", "(1,2,3,4)", "\x00",
-        "[1,2,3,4]" * 9 + "[", "[inf,-inf,0,0]",
+        "[nan,1,2,3]", "[1.5,2,3,4]", "[1e3,2,3,4]", "[1,2,3,4] and more", "[1,2,3,4], No",
+        "[1 2,3,4,5]", "[1,2,3,4].[", "[1,2,3,4]..", "[1,2,3,4] [5,6.", "[1,2,3,4] [5,6,7,8,",
+        "[1,2,3,4] [--5", "[1,2,3,4]/",
+        "[--1,2,3,4]", f"[{'9' * 5000},1,2,3]", "[١,2,3,4]", "(1,2,3,4)", "\x00",
+        f"[1,2,3,4] [{'9' * 10}", ".", "[1,2,3,4],,", "[inf,-inf,0,0]",
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("parse", [parse_boxes, parse_groups])
@@ -139,12 +143,54 @@ def test_groups_of_points():
     assert written(parse_groups("[1,2,3,4]-(-7,4000)").objects)[0][1] == [([[0, 999]], [0])]
 
 
-@pytest.mark.parametrize(
-    "text", ["[1,2,3,4]+(1,2)+", "[1,2,3,4]/+(1,2)", "[1,2,3,4]+(1,2)/", "+(1,2)", "[1,2,3,4](1,2)"]
-)
-def test_half_a_group(text):
+@pytest.mark.parametrize("text", ["[1,2,3,4]/+(1,2)", "+(1,2)", "[1,2,3,4](1,2)"])
+def test_points_without_a_place(text):
     assert parse_groups(text).objects == ()
     assert text in parse_groups(text).reason
+
+
+@pytest.mark.parametrize("parse", [parse_boxes, parse_groups])
+@pytest.mark.parametrize(
+    "cut", ["[", "[5", "[500,600,90", "[5,6,7,8", "[ -", "[5,-6", ",", ", [5,6", "[-5,6 ,"]
+)
+def test_whole_boxes_count_where_the_last_is_cut_off(parse, cut):
+    reading = parse(f"[1,2,300,400] [9,8,7,6] {cut}")
+    objects = getattr(reading, "objects", None)
+    boxes = reading.boxes_xyxy if objects is None else [one.box_xyxy for one in objects]
+    assert np.asarray(boxes).tolist() == [[1, 2, 300, 400], [7, 6, 9, 8]]
+    assert reading.reason == f"left out {cut.strip()!r}, which is cut off"
+
+
+@pytest.mark.parametrize(
+    ("text", "labels", "cut"),
+    [
+        ("[1,2,3,4]+(1,2)+", [], "+(1,2)+"),
+        ("[1,2,3,4]+(1,2)/", [[1]], "/"),
+        ("[1,2,3,4]+(1,2)-(3,4) / -(5", [[1, 0]], "/ -(5"),
+        ("[1,2,3,4]+(1,2)/-(3,4)+(5,6", [[1]], "-(3,4)+(5,6"),
+        ("[1,2,3,4] -(", [], "-("),
+        ("[1,2,3,4]-(5,-", [], "-(5,-"),
+    ],
+)
+def test_whole_groups_count_where_the_last_is_cut_off(text, labels, cut):
+    (found,) = parse_groups(text).objects
+    assert found.box_xyxy.tolist() == [1, 2, 3, 4]
+    assert [group.labels.tolist() for group in found.groups] == labels
+    assert parse_groups(text).reason == f"left out {cut!r}, which is cut off"
+    assert parse_boxes(text).reason.startswith("the model's answer must be")
+
+
+@pytest.mark.parametrize("parse", [parse_boxes, parse_groups])
+@pytest.mark.parametrize("flat", ["[005,005,005,005]", "[005,005,009,005]", "[005,005,005,009]"])
+def test_a_box_without_an_area_is_none(parse, flat):
+    alone, beside = parse(flat), parse(f"{flat} [1,2,3,4] {flat} [7")
+    assert len(getattr(alone, "objects", ())) == len(getattr(alone, "boxes_xyxy", ())) == 0
+    assert alone.reason == f"left out '{flat}', without an area"
+    assert len(getattr(beside, "objects", getattr(beside, "boxes_xyxy", ()))) == 1
+    assert beside.reason == (
+        f"left out '{flat} {flat}', without an area; left out '[7', which is cut off"
+    )
+    assert len(parse(flat * 500).reason) < 200
 
 
 @pytest.mark.parametrize("parse", [parse_boxes, parse_groups])
@@ -162,19 +208,54 @@ def test_no_text_raises_or_leaves_the_range(parse):
         objects = getattr(reading, "objects", None)
         boxes = reading.boxes_xyxy if objects is None else [it.box_xyxy for it in objects]
         points = [group.points_xy for it in objects or () for group in it.groups]
-        assert bool(reading.reason) == (len(boxes) == 0)
-        emptied += bool(reading.reason)
+        assert reading.reason or len(boxes)
+        assert not len(boxes) or re.match("$|left out ", reading.reason)
+        emptied += len(boxes) == 0
         for x1, y1, x2, y2 in boxes:
-            assert 0 <= x1 <= x2 <= 999
-            assert 0 <= y1 <= y2 <= 999
+            assert 0 <= x1 < x2 <= 999
+            assert 0 <= y1 < y2 <= 999
         for array in points:
             assert len(array)
             assert ((array >= 0) & (array <= 999)).all()
     assert 1000 < emptied < 3950
 
 
+def test_an_answer_cut_anywhere_says_less_and_never_something_else():
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        objects = []
+        for corner in rng.integers(0, 900, (rng.integers(1, 4), 2)):
+            points = np.column_stack([rng.integers(0, 999, (4, 2)), rng.integers(0, 2, 4)])
+            groups = tuple(group(*some) for some in np.split(points, [1, 3])[: rng.integers(4)])
+            box_xyxy = np.append(corner, corner + rng.integers(1, 99, 2))
+            objects.append(ObjectPrompt(box_xyxy=box_xyxy, groups=groups))
+        boxes = [one.box_xyxy.tolist() for one in objects]
+        text = box_answer(np.array(boxes))
+        for end in range(text.index("]") + 1, len(text) + 1):
+            reading, count = parse_boxes(text[:end]), text[:end].count("]")
+            assert reading.boxes_xyxy.tolist() == boxes[:count]
+            assert bool(reading.reason) == (text[:end].rstrip()[-1] != "]")
+        text = group_answer(objects)
+        for end in range(text.index("]") + 1, len(text) + 1):
+            reading, count = parse_groups(text[:end]), text[:end].count("]")
+            found = [(box, points) for box, points in written(reading.objects)]
+            assert found[:-1] == written(tuple(objects[: count - 1]))
+            assert found[-1][0] == boxes[count - 1]
+            assert bool(reading.reason) == (text[:end].rstrip()[-1] not in "])")
+            for read, true in zip(
+                found[-1][1], written(tuple(objects))[count - 1][1], strict=False
+            ):
+                assert read == (true[0][: len(read[0])], true[1][: len(read[1])])
+
+
 def test_long_garbage_takes_no_time():
-    for text in ("[1,2,3,4]" + " " * 50_000 + "x", "[1,2,3,4]+(1,2)" * 3000 + "x", "[" * 50_000):
+    for text in (
+        "[1,2,3,4]" + " " * 50_000 + "x",
+        "[1,2,3,4]+(1,2)" * 3000 + "x",
+        "[" * 50_000,
+        "[1,2,3,4] [1" + " " * 50_000 + "x",
+        "[1,2,3,4]+(" + " " * 50_000 + "x",
+    ):
         assert parse_groups(text).reason
         assert parse_boxes(text).reason
 
