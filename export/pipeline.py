@@ -170,6 +170,8 @@ def _trace(
     config = checkpoint.config
     with steps.step("load", f" {checkpoint.name}: {config.system} {config.variant}"):
         network = module.load(checkpoint, dict(recipe.switches))
+    for remark in module.remarks_on(checkpoint, dict(recipe.switches)):
+        steps.say(remark)
     if names := checkpoint.left_out(network):
         steps.say(f"left out what {config.system} has no use for: {listed(names)}")
     stages, graphs = [], {}

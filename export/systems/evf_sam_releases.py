@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 from ...runtime.errors import UnknownNameError
 
@@ -14,8 +16,10 @@ __all__ = [
     "RELEASES",
     "SAM_VIEWS",
     "SamView",
+    "Settled",
     "Switches",
-    "switches_from",
+    "release_names",
+    "settle",
 ]
 
 
@@ -59,8 +63,38 @@ class Switches:
     """One of `MASK_CHOICES`."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settled:
+    """Switches, and what told them."""
+
+    switches: Switches
+    """What is taken."""
+    told_by: str
+    """Why, in words that follow "as"."""
+    doubtful: Mapping[str, tuple[str, ...]]
+    """Switch -> what else it may have to be, where nothing told and nobody said; mostly empty."""
+
+    def settings(self) -> tuple[tuple[str, str], ...]:
+        """Return the switches as a bundle's settings, and what told them under "told_by"."""
+        return *asdict(self.switches).items(), ("told_by", self.told_by)
+
+    def remark(self) -> str:
+        """Say in one line what was taken, why, and how it is turned."""
+        taken = ", ".join(f"{name}={value}" for name, value in asdict(self.switches).items())
+        if not self.doubtful:
+            return f"switches: {taken}, as {self.told_by}"
+        others = ", ".join(
+            f"--switch {name}={value}" for name, values in self.doubtful.items() for value in values
+        )
+        return (
+            f"switches: {taken}, as {self.told_by}; {' and '.join(self.doubtful)} may have to be "
+            f"another: compare the masks with {others}"
+        )
+
+
 _SAM = Switches(preprocess="pad", beit_view="sharp", mask_choice="single")
 _SAM2 = Switches(preprocess="stretch", beit_view="sharp", mask_choice="best")
+_EFFICIENT_SAM = replace(_SAM2, mask_choice="single")
 
 BEIT_VIEWS = {"sharp": False, "smooth": True}
 """Whether BEiT-3's view is scaled down with a widened filter."""
@@ -68,12 +102,12 @@ BEIT_VIEWS = {"sharp": False, "smooth": True}
 VALUES = {"preprocess": SAM_VIEWS, "beit_view": BEIT_VIEWS, "mask_choice": MASK_CHOICES}
 """Switch -> what it may be."""
 
-RELEASES = {
-    "evf-sam": _SAM,
-    "evf-sam-multitask": _SAM,
-    "evf-sam2": replace(_SAM2, preprocess="fill", mask_choice="stable"),
+_OF_SAM2 = {
     "evf-sam2-multitask": _SAM2,
+    "evf-sam2": replace(_SAM2, preprocess="fill", mask_choice="stable"),
 }
+"""Releases that nothing but their names tells apart, the newest first."""
+RELEASES = {"evf-sam": _SAM, "evf-sam-multitask": _SAM, **_OF_SAM2}
 """Switches of the checkpoints on the hub. Those without "-multitask" pair with the code before
 commit 9d00853, which left antialiasing to torchvision: off in the 0.15.2 that its requirements
 name, on from 0.17."""
@@ -81,33 +115,86 @@ name, on from 0.17."""
 OWN = Switches(preprocess="pad-float", beit_view="smooth", mask_choice="single")
 """Switches of what saymask trains itself."""
 
-_NEWEST = {
-    "efficientsam": replace(_SAM2, mask_choice="single"),
-    "efficientvit": _SAM,
-    "sam": _SAM,
-    "sam2": _SAM2,
+_POSSIBLE = {
+    "efficientsam": (_EFFICIENT_SAM, replace(_EFFICIENT_SAM, preprocess="fill")),
+    "efficientvit": (_SAM, OWN),
+    "sam": (_SAM,),
+    "sam2": tuple(_OF_SAM2.values()),
 }
-"""Switches of the newest code, by the kind of image encoder that a variant's name begins with."""
+"""Kind of image encoder, with which a variant's name begins -> what its code may do, the most
+likely first. All code sees and answers alike with SAM; with EfficientSAM nothing was released, and
+with EfficientViT-SAM the authors trained nothing."""
 
 
-def switches_from(name: str, variant: str, overrides: Mapping[str, str]) -> Switches:
-    """Pick the switches of a checkpoint: its release's, else those of the newest code.
+def release_names(name: str, folder: Path, origin: object = None) -> tuple[str, ...]:
+    """Return the names that may tell which release a checkpoint is, the best first.
 
     Args:
-        name: The checkpoint's name; the owner before it and the revision after it don't count, as
-            in "YxZhang/evf-sam2@main".
-        variant: Key of `EVF_SAM_SPECS`, for names that were not released.
+        name: The checkpoint's own, "YxZhang/evf-sam2@main" say.
+        folder: Where it lies, or a link to that; in the hub's cache, whose snapshots are named
+            after commits, "models--OWNER--NAME" counts.
+        origin: What its config says it was made from ("_name_or_path"); text, or it doesn't count.
+    """
+    names = [name.partition("@")[0]]
+    for path in (folder.absolute(), folder.resolve()):
+        names.append(path.name)
+        if path.parent.name == "snapshots":
+            names.append(path.parents[1].name)
+    if isinstance(origin, str):
+        names.append(origin.rstrip("/"))
+    return tuple(dict.fromkeys(names))
+
+
+def settle(names: Sequence[str], variant: str, overrides: Mapping[str, str]) -> Settled:
+    """Settle the switches of a checkpoint: by its networks, else by its name, else the likeliest.
+
+    Args:
+        names: From `release_names`; owners before them don't count.
+        variant: Key of `EVF_SAM_SPECS`, which the config and the weights told.
         overrides: Values that are taken instead, by the name of the switch.
 
     Raises:
         UnknownNameError: There is no such switch, or it has no such value.
     """
-    release = name.partition("@")[0].rpartition("/")[2]
-    switches = RELEASES.get(release) or _NEWEST.get(variant.partition("-")[0], OWN)
+    kind, encoder = variant.partition("-")[0], variant.partition("-beit3-")[0]
+    switches, *others = _POSSIBLE.get(kind, (OWN,))
+    released = _OF_SAM2 if kind == "sam2" else {}
+    known = [name for name in map(_bare, names) if name in released]
+    if known:
+        switches, others, told_by = released[known[0]], [], f"the release {known[0]} has them"
+    elif kind not in _POSSIBLE:
+        told_by = f"saymask trains {variant}"
+    elif not others:
+        told_by = f"all of the authors' code has them with {encoder}"
+    else:
+        which = f" which of {', '.join(released)} it is" if released else ""
+        told_by = (
+            f"is likeliest with {encoder}: neither the config nor the name "
+            f"{' or '.join(names)} tells{which}"
+        )
     for switch, value in overrides.items():
         if switch not in VALUES:
             raise UnknownNameError("switch of evf-sam", switch, VALUES)
         if value not in VALUES[switch]:
             raise UnknownNameError(f"{switch} of evf-sam", value, VALUES[switch])
-        switches = replace(switches, **{switch: value})
-    return switches
+    taken = replace(switches, **overrides)
+    if turned := [name for name in VALUES if name in overrides]:
+        told_by += f", with {' and '.join(turned)} by --switch"
+    return Settled(switches=taken, told_by=told_by, doubtful=_doubtful(taken, others, overrides))
+
+
+def _bare(name: str) -> str:
+    """Return a name without its owner, as the hub and its cache write both."""
+    return re.split("/|--", name.lower())[-1]
+
+
+def _doubtful(
+    taken: Switches, others: Sequence[Switches], overrides: Mapping[str, str]
+) -> dict[str, tuple[str, ...]]:
+    """Return what else each switch may have to be that nobody turned."""
+    rivals = {
+        name: tuple({asdict(other)[name]: None for other in others if asdict(other)[name] != value})
+        for name, value in asdict(taken).items()
+        if name not in overrides
+    }
+    return {name: values for name, values in rivals.items() if values}

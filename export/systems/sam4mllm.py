@@ -43,6 +43,7 @@ __all__ = [
     "DECODER_FILE",
     "MASK_THRESHOLD",
     "MINIATURE",
+    "PRESET",
     "PROTOCOLS",
     "SAM_FILES",
     "TEMPLATES",
@@ -51,6 +52,7 @@ __all__ = [
     "language_of",
     "load",
     "load_decoder",
+    "remarks_on",
     "settings_of",
     "stages",
     "tiling",
@@ -70,6 +72,8 @@ RELEASED_VARIANT = "efficientvit-xl1-llava-next-8b"
 RELEASED_LICENSE = "LicenseRef-llama3"
 PROTOCOLS = {RELEASED_VARIANT: protocols.RELEASED, "mini": protocols.MINIATURE}
 """Variant -> how its weights were asked."""
+PRESET = "protocol"
+"""Switch that takes a whole protocol by its name."""
 
 SAM_FILES = ("efficientvit_sam_xl1.pt", "sam.safetensors")
 """The first that is there counts."""
@@ -227,20 +231,33 @@ def settings_of(
 
     Args:
         checkpoint: What is exported.
-        overrides: Values of the protocol's fields by name, instead of its own.
+        overrides: Values of the protocol's fields by name, instead of its own; a key of
+            `sam4mllm_protocol.PRESETS` as "protocol" chooses the one whose fields they change.
 
     Raises:
         BundleError: An override makes no sense.
-        UnknownNameError: The config names no known variant, or the protocol has no such field.
+        UnknownNameError: The config names no known variant, or there is no such field or preset.
     """
-    cut = tiling(_spec(checkpoint))
-    protocol = dict(protocols.settings_from_protocol(PROTOCOLS[checkpoint.config.variant]))
-    for name, value in overrides.items():
+    cut, fields = tiling(_spec(checkpoint)), dict(overrides)
+    preset = fields.pop(PRESET, None)
+    if preset not in (None, *protocols.PRESETS):
+        raise UnknownNameError("protocol of sam4mllm", preset, protocols.PRESETS)
+    own = PROTOCOLS[checkpoint.config.variant]
+    chosen = own if preset is None else protocols.PRESETS[preset]
+    protocol = dict(protocols.settings_from_protocol(chosen))
+    for name, value in fields.items():
         if name not in protocol:
-            raise UnknownNameError("switch of sam4mllm", name, protocol)
+            raise UnknownNameError("switch of sam4mllm", name, (PRESET, *protocol))
         protocol[name] = value
     protocols.protocol_from_settings(tuple(protocol.items()))
     return *protocol.items(), *protocols.settings_from_tiling(cut)
+
+
+def remarks_on(
+    checkpoint: Checkpoint, overrides: Mapping[str, str] = MappingProxyType({})
+) -> tuple[str, ...]:
+    """Return nothing: the variant tells the protocol, whose fields are all in the settings."""
+    return ()
 
 
 def tokenizer_of(checkpoint: Checkpoint) -> None:

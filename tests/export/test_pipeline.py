@@ -71,6 +71,10 @@ def test_an_export_says_its_steps_and_nothing_else(killed_export):
     lines = killed_export.log.splitlines()
     assert lines[0] == "saymask: load tiny: evf-sam tiny"
     assert [line.split()[2].strip(":") for line in lines if " trace " in line] == list(STAGES)
+    assert [line for line in lines if " switches: " in line] == [
+        "saymask: switches: preprocess=pad-float, beit_view=smooth, mask_choice=single, as saymask "
+        "trains tiny"
+    ]
     assert [line for line in lines if " verified mask: within " in line]
     assert not [line for line in lines if not line.startswith("saymask: ")]
 
@@ -101,6 +105,10 @@ def test_the_manifest_says_what_it_is(fp32_bundle, tiny_checkpoint, tiny_spec):
         ("fp32", "fp32 was asked for")
     }
     assert manifest.views == views(tiny_spec)
+    assert manifest.settings == (
+        ("preprocess", "pad-float"), ("beit_view", "smooth"), ("mask_choice", "single"),
+        ("told_by", "saymask trains tiny"),
+    )  # fmt: skip
     assert dict(manifest.templates) == {"semantic": "[semantic] {phrase}"}
     assert (manifest.tokenizer.kind, manifest.tokenizer.max_tokens) == ("xlm-roberta", 48)
     source = manifest.source

@@ -118,3 +118,25 @@ def test_phrases_longer_than_the_position_table_are_refused(changed, max_tokens)
 def test_weights_of_another_variant_are_refused(changed):
     with pytest.raises(CheckpointError, match="must fit evf-sam mini name by name"):
         load(changed(variant="mini"))
+
+
+SWITCHES = (
+    ("preprocess", "stretch"), ("beit_view", "sharp"), ("mask_choice", "best"),
+)  # fmt: skip
+
+
+def test_a_renamed_release_is_told_by_what_its_config_was_made_from(changed, monkeypatch):
+    variant = "sam2-l-beit3-large"
+    checkpoint = changed(variant=variant)
+    monkeypatch.setitem(EVF_SAM_SPECS, variant, EVF_SAM_SPECS["tiny"])
+    assert evf_sam.settings_of(checkpoint)[:3] == SWITCHES
+    assert "neither the config nor the name changed tells" in evf_sam.remarks_on(checkpoint)[0]
+    path = checkpoint.folder / "config.json"
+    path.write_text(json.dumps({"_name_or_path": "YxZhang/evf-sam2"}))
+    settings = dict(evf_sam.settings_of(checkpoint))
+    assert (settings["preprocess"], settings["mask_choice"]) == ("fill", "stable")
+    assert settings["told_by"] == "the release evf-sam2 has them"
+    sam, _ = evf_sam.views_of(checkpoint)
+    assert sam.fit == "fill"
+    path.unlink()
+    assert evf_sam.settings_of(checkpoint)[:3] == SWITCHES
