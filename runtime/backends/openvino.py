@@ -150,13 +150,10 @@ def executed_precisions(
     }
     found: dict[str, ExecutedWork] = {}
     for node in _compile(openvino, model, graph, threads=1).get_runtime_model().get_ops():
-        counts = _executed(node, multiply_adds)
-        precision = _precision(node)
-        if counts:
+        for precision, count in _executed(node, multiply_adds):
             so_far = found.get(precision, ExecutedWork(nodes=0, multiply_adds=0))
             found[precision] = ExecutedWork(
-                nodes=so_far.nodes + len(counts),
-                multiply_adds=so_far.multiply_adds + sum(counts),
+                nodes=so_far.nodes + 1, multiply_adds=so_far.multiply_adds + count
             )
     return found
 
@@ -176,8 +173,7 @@ def integer_nodes(graph: Path, shapes: Mapping[str, Sequence[int]]) -> set[str]:
     return {
         name
         for node in compiled.get_runtime_model().get_ops()
-        if _precision(node) == "int8"
-        for name in _originals(node)
+        for name in (_originals(node) if _precision(node) == "int8" else _rescaled(node))
     }
 
 
@@ -192,13 +188,28 @@ def _originals(node: Any) -> list[str]:
     return list(dict.fromkeys(names.replace(_RESCALED, "").split(",")))
 
 
-def _executed(node: Any, multiply_adds: Mapping[str, int]) -> list[int]:
-    """Return the multiply-adds of each product or convolution that became part of a kernel."""
+def _rescaled(node: Any) -> list[str]:
+    """Name the nodes of a kernel whose integers are scaled only after them.
+
+    Small products with what lies between them may become one kernel that goes by what it begins
+    and ends with, FP32, whatever it multiplies.
+    """
+    names = node.get_rt_info()["originalLayersNames"].astype(str).split(",")
+    return [name.removesuffix(_RESCALED) for name in names if name.endswith(_RESCALED)]
+
+
+def _executed(node: Any, multiply_adds: Mapping[str, int]) -> list[tuple[str, int]]:
+    """Return precision and multiply-adds of each product or convolution in a kernel."""
     if node.get_rt_info()["layerType"].astype(str).startswith(_KERNELS_OF_PRODUCTS):
         # Such a kernel goes by the name of the last sum or product that it took in.
         shape = tuple(node.input_value(0).get_shape())
-        return [math.prod(node.output(0).get_shape()) * shape[-1]]
-    return [multiply_adds[name] for name in _originals(node) if name in multiply_adds]
+        return [(_precision(node), math.prod(node.output(0).get_shape()) * shape[-1])]
+    in_integers, otherwise = _rescaled(node), _precision(node)
+    return [
+        ("int8" if name in in_integers else otherwise, multiply_adds[name])
+        for name in _originals(node)
+        if name in multiply_adds
+    ]
 
 
 def _multiply_adds(node: Any) -> int:

@@ -175,6 +175,42 @@ def test_rounded_products_run_in_integers(tmp_path, zero):
             ask(path, {"x": (10, 65)})
 
 
+def test_products_that_became_one_kernel_run_in_integers(tmp_path):
+    """As in the heads of a mask decoder: the kernel calls itself FP32."""
+    from onnx import TensorProto, helper, numpy_helper, save
+
+    generator, node = np.random.default_rng(0), helper.make_node
+    constants, nodes = {"scale": np.float32(0.05), "zero": np.uint8(120)}, []
+    for number, (before, after) in enumerate((("x", "h"), ("h", "y"))):
+        rounded, weight, product = f"r{number}", f"w{number}", f"p{number}"
+        constants |= {
+            f"{weight}i": generator.integers(-127, 128, (32, 32), np.int8),
+            f"{weight}s": generator.uniform(0.001, 0.01, 32).astype(np.float32),
+            f"{weight}z": np.zeros(32, np.int8),
+        }
+        nodes += [
+            node("QuantizeLinear", [before, "scale", "zero"], [f"{rounded}q"]),
+            node("DequantizeLinear", [f"{rounded}q", "scale", "zero"], [rounded]),
+            node("DequantizeLinear", [f"{weight}{part}" for part in "isz"], [weight], axis=1),
+            node("MatMul", [rounded, weight], [product], f"product{number}"),
+            node("Relu", [product], [after], f"relu{number}"),
+        ]
+    graph = helper.make_graph(
+        nodes,
+        "head",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["rows", 32])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["rows", 32])],
+        [numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items()],
+    )
+    path = tmp_path / "head.onnx"
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9), path)
+    shapes = {"x": (4, 32)}
+    assert executed_precisions(path, shapes) == {
+        "int8": ExecutedWork(nodes=2, multiply_adds=2 * 4 * 32 * 32)
+    }
+    assert {"product0", "product1"} <= integer_nodes(path, shapes)
+
+
 def test_convolutions_are_counted(bundle):
     found = executed_precisions(bundle.folder / "stages/image.onnx", {"image": (1, 3, 64, 64)})
     assert found == {"fp32": ExecutedWork(nodes=1, multiply_adds=16 * 16 * 4 * 3 * 4 * 4)}
