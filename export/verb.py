@@ -39,8 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="preprocess, beit_view or mask_choice of evf-sam, or a field of sam4mllm's protocol, "
-        "keep_yes say (those the checkpoint was made for)",
+        help="preprocess, beit_view or mask_choice of evf-sam; protocol of sam4mllm (paper, "
+        "released, miniature) or a field of it, keep_yes say (those the checkpoint was made for)",
     )
     add_precision(parser)
     parser.add_argument(

@@ -18,6 +18,7 @@ __all__ = [
     "MINIATURE",
     "PAPER",
     "PATTERNS",
+    "PRESETS",
     "RELEASED",
     "VARIANTS",
     "Protocol",
@@ -252,3 +253,6 @@ MINIATURE = Protocol(
     context_tokens=1024,
 )
 """As `PAPER`, in fewer words, and free to find nothing."""
+
+PRESETS = {"paper": PAPER, "released": RELEASED, "miniature": MINIATURE}
+"""Protocols that have a name."""

@@ -29,6 +29,7 @@ from saymask.export.systems.sam4mllm import (
 from saymask.runtime.errors import CheckpointError, UnknownNameError
 from saymask.runtime.systems.sam4mllm_protocol import (
     MINIATURE,
+    PRESETS,
     protocol_from_settings,
     tiling_from_settings,
 )
@@ -231,8 +232,24 @@ def test_settings_are_the_protocol_and_the_tiling(network, tmp_path):
     assert tiling_from_settings(settings, views_of(checkpoint)[1]) == tiling(MINI)
 
 
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_whole_protocol_by_its_name(network, tmp_path, name):
+    checkpoint, preset = _checkpoint(tmp_path, network.state_dict()), PRESETS[name]
+    assert protocol_from_settings(settings_of(checkpoint, {"protocol": name})) == preset
+    changed = replace(preset, keep_yes=0.8, count="1+")
+    for overrides in (
+        {"protocol": name, "keep_yes": "0.8", "count": "1+"},
+        {"keep_yes": "0.8", "count": "1+", "protocol": name},
+    ):
+        settings = settings_of(checkpoint, overrides)
+        assert protocol_from_settings(settings) == changed
+        assert tiling_from_settings(settings, views_of(checkpoint)[1]) == tiling(MINI)
+
+
 def test_unknown_names_list_the_known_ones(network, tmp_path):
-    with pytest.raises(UnknownNameError, match="switch of sam4mllm must be .*got 'mask_choice'"):
+    with pytest.raises(UnknownNameError, match="one of miniature, paper, released; got 'demo'"):
+        load(_checkpoint(tmp_path, network.state_dict()), {"protocol": "demo"})
+    with pytest.raises(UnknownNameError, match="sam4mllm must be .*protocol.*got 'mask_choice'"):
         load(_checkpoint(tmp_path, network.state_dict()), {"mask_choice": "single"})
     with pytest.raises(UnknownNameError, match="xl1-llava-next-8b, mini.*; got 'huge'"):
         load(_checkpoint(tmp_path, network.state_dict(), variant="huge"))
