@@ -153,13 +153,14 @@ class LanguageFile:
 
         Raises:
             EngineError: Its architecture or tokenizer is not known here, its vocabulary is
-                damaged, or a fact is missing.
+                damaged or doesn't say how it tells words apart, or a fact is missing.
         """
         facts = self.metadata
         name = facts.get("general.architecture")
         self._check("architecture", name, ARCHITECTURES)
         self._check("tokenizer", facts.get("tokenizer.ggml.model", "no_vocab"), TOKENIZERS)
         self._check_vocabulary()
+        self._check_words()
         try:
             return self._spec(str(name), facts)
         except _DAMAGE as error:
@@ -185,6 +186,16 @@ class LanguageFile:
                 f"the vocabulary of {self.path} must hold nothing twice and each of the 256 "
                 f"bytes; it repeats {repeated} tokens and lacks {len(missing)} bytes; export it "
                 "again"
+            )
+
+    def _check_words(self) -> None:
+        """Refuse byte pairs of unsaid words: llama.cpp would guess, and give other tokens."""
+        facts = self.metadata
+        if facts.get("tokenizer.ggml.model") == "gpt2" and not facts.get("tokenizer.ggml.pre"):
+            raise EngineError(
+                f"{self.path} must say in tokenizer.ggml.pre how its byte pairs tell words apart "
+                "('llama-bpe', 'qwen2'); it does not; convert the model again, with a converter "
+                "that writes it"
             )
 
     def _spec(self, name: str, facts: dict[str, Any]) -> LanguageSpec:

@@ -78,6 +78,16 @@ def test_files_that_are_refused(tmp_path, model, backend):
         open_language(tmp_path / "missing.gguf", context_tokens=64, backend=backend)
 
 
+@pytest.mark.parametrize("backend", DECODERS)
+def test_byte_pairs_that_do_not_say_how_words_are_told_apart(tmp_path, backend):
+    path = tiny_gguf.write(tmp_path / "model.gguf", tokenizer="gpt2")
+    with tiny_gguf.open_on(backend, path) as engine:
+        assert engine.text(engine.tokens("the red mug")) == "the red mug"
+    path.write_bytes(path.read_bytes().replace(b"tokenizer.ggml.pre", b"tokenizer.ggml.erp"))
+    with pytest.raises(EngineError, match=r"model.gguf must say in tokenizer.ggml.pre how .* not;"):
+        open_language(path, context_tokens=64, backend=backend)
+
+
 def test_cores(monkeypatch):
     monkeypatch.delattr(language_open.os, "sched_getaffinity", raising=False)
     monkeypatch.setattr(language_open.os, "cpu_count", lambda: 6)
