@@ -51,7 +51,7 @@ MINIATURES = Path(__file__).parent / "miniatures"
 HUB_EXAMPLE = "YxZhang/evf-sam"
 MISFITS_SHOWN = 8
 _MARKS = 3
-"""Pieces of a SentencePiece model whose ids + 1 XLM-RoBERTa's numbering has for marks of its own."""
+"""First pieces of a SentencePiece model, whose ids + 1 are marks in XLM-RoBERTa's numbering."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

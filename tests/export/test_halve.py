@@ -177,6 +177,7 @@ def test_quantized_graphs_become_engines(fp32_bundle, graphs, tmp_path, form, ki
             shape_range(each, {"phrases": 4}) for each in fp32_bundle.stage("mask").inputs
         ),
         precision="fp16",
+        phrases=4,
         key=device_key("tensorrt_rtx", rtx.__version__, (89,)),
         folder=tmp_path,
     )

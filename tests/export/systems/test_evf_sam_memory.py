@@ -238,7 +238,6 @@ def test_memories_compile(bundle, name, precision, tmp_path):
         shapes=tuple(shape_range(tensor, most) for tensor in stage.inputs),
         precision=precision,
         phrases=2,
-        phrases=2,
         key=device_key("tensorrt_rtx", rtx.__version__, (89,)),
         folder=tmp_path,
     )
