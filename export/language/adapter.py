@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from ...runtime.errors import CheckpointError
+from ..systems.evf_sam_releases import release_names
 from ..weights import map_tensors
 
 __all__ = ["Adapter", "Delta", "open_adapter"]
@@ -57,6 +58,8 @@ class Adapter:
 
     folder: Path
     """Where it lies."""
+    base: str
+    """What it was trained on, as PEFT noted it: a hub id or a path; empty where it noted none."""
     deltas: Mapping[str, Delta]
     """What is added, by the names of the model's weights, "model.layers.0.mlp.up_proj.weight"."""
     replacements: Mapping[str, Tensor]
@@ -81,6 +84,27 @@ class Adapter:
                 f"{len(changed)} do not: {'; '.join(misfits[:_NAMES_SHOWN])}; take the model that "
                 f"it was trained on, which {CONFIG_FILE} names"
             )
+
+    def doubt(self, folder: Path) -> str:
+        """Say that a model goes by other names than the one that it was trained on, or nothing.
+
+        Names prove nothing, as people rename folders; but a model of the same shapes and another
+        name takes the adapter without complaint.
+
+        Args:
+            folder: The model's, whose config.json may name it too.
+        """
+        try:
+            origin = json.loads((folder / "config.json").read_text("utf-8")).get("_name_or_path")
+        except (OSError, ValueError, AttributeError):
+            origin = None
+        names = release_names(folder.name, folder, origin)
+        if _bare(self.base) in ("", *map(_bare, names)):
+            return ""
+        return (
+            f"the adapter in {self.folder} was trained on {self.base!r}, and is merged into "
+            f"{' or '.join(map(repr, names))}; make sure that these are the same model"
+        )
 
     def merged(self, name: str, weight: Tensor) -> Tensor:
         """Return a weight with its change, as float32, or as it is where there is none."""
@@ -138,7 +162,13 @@ def _adapter(
             "adapter again with PEFT"
         )
     deltas = {f"{name}.weight": _delta(config, name, pair) for name, pair in sides.items()}
-    return Adapter(folder=folder, deltas=deltas, replacements=replacements)
+    base = config.get("base_model_name_or_path")
+    return Adapter(
+        folder=folder,
+        base=base if isinstance(base, str) else "",
+        deltas=deltas,
+        replacements=replacements,
+    )
 
 
 def _delta(config: Mapping[str, Any], module: str, pair: Mapping[str, Tensor]) -> Delta:
@@ -160,3 +190,8 @@ def _of_module(patterns: Mapping[str, Any] | None, module: str, otherwise: Any) 
         if re.fullmatch(rf"(.*\.)?({pattern})", module):
             return value
     return otherwise
+
+
+def _bare(name: str) -> str:
+    """Return the last name of a hub id, a folder of the hub's cache or a path."""
+    return re.split(r"[/\\]|--", name.rstrip("/\\").casefold())[-1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection
 from dataclasses import replace
 from functools import partial
@@ -23,6 +24,8 @@ from .writing import FILE_FORMATS, Piece, write_gguf
 
 __all__ = ["DTYPES", "convert", "convert_adapter", "language_adapter", "rounded"]
 
+_LOG = logging.getLogger("saymask")
+
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 """Formats of the matrices that a checkpoint is converted to, before any are quantized."""
 
@@ -41,7 +44,8 @@ def convert(
     Args:
         folder: Weights, vocabulary and config.json; a vision tower in it is passed over by name.
         out: The file, which is replaced if it is there.
-        adapter: Folder of a LoRA that is merged in float32 before anything is rounded.
+        adapter: Folder of a LoRA that is merged in float32 before anything is rounded; a warning is
+            logged where it names another model, see `Adapter.doubt`.
         format: Key of `DTYPES`; norms and biases stay F32.
         layout: What the model is, where config.json doesn't say it.
         controls: Added tokens that become controls, see `read_vocabulary`.
@@ -58,6 +62,8 @@ def convert(
     vocabulary = read_vocabulary(folder, layout, controls=controls)
     tensors = language_tensors(map_tensors(find_weight_files(folder)), layout, str(folder))
     change = adapter and language_adapter(adapter, layout)
+    if change and (doubt := change.doubt(folder)):
+        _LOG.warning("%s", doubt)
     pieces = [_frequencies(layout)] if layout.frequency_factors else []
     for name, target in targets(layout).items():
         kind = format if len(target.shape) > 1 else "F32"

@@ -107,6 +107,34 @@ def test_unknown_keys_are_listed(tmp_path: Path, key: str) -> None:
     assert key.removeprefix("base_model.model.").split(".lora")[0] in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "base",
+    [
+        None, "", "lmms-lab/LLaMA3-LLaVA", "/home/them/llama3-llava/", "C:\\models\\llama3-llava",
+        "lmms-lab/first-name",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize(
+    "place", ["llama3-llava", "hub/models--lmms-lab--llama3-llava/snapshots/0c1e57"]
+)
+def test_a_base_by_one_of_its_names(tmp_path: Path, base: str | None, place: str) -> None:
+    adapter = open_adapter(_write(tmp_path, base_model_name_or_path=base))
+    (tmp_path / place).mkdir(parents=True)
+    (tmp_path / place / "config.json").write_text('{"_name_or_path": "their/first-name"}')
+    assert adapter.base == (base or "")
+    assert adapter.doubt(tmp_path / place) == ""
+
+
+@pytest.mark.parametrize("config", [None, "{", "[]", '{"_name_or_path": 7}'])
+def test_a_base_by_another_name(tmp_path: Path, config: str | None) -> None:
+    adapter = open_adapter(_write(tmp_path, base_model_name_or_path="meta/Llama-3-8B"))
+    if config is not None:
+        (tmp_path / "config.json").write_text(config)
+    doubt = adapter.doubt(tmp_path)
+    assert f"was trained on 'meta/Llama-3-8B', and is merged into '{tmp_path.name}';" in doubt
+    assert "\n" not in doubt
+
+
 @pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
 def test_both_files_are_needed(tmp_path: Path, name: str) -> None:
     folder = _write(tmp_path)

@@ -177,6 +177,21 @@ def test_an_adapter_of_another_model_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "model.gguf").exists()
 
 
+@pytest.mark.parametrize(("base", "warnings"), [("their/model", 0), ("their/other", 1)])
+def test_an_adapter_that_names_another_model_is_merged_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, base: str, warnings: int
+) -> None:
+    weights = random_weights(llama_config())
+    folder = write_folder(tmp_path / "model", weights=weights)
+    adapter = write_adapter(
+        tmp_path / "adapter", weights, modules=(Q,), base_model_name_or_path=base
+    )
+    convert(folder, tmp_path / "model.gguf", adapter=adapter)
+    found = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(found) == warnings
+    assert all("was trained on 'their/other', and is merged into 'model'" in it for it in found)
+
+
 def test_llama_cpp_adds_an_adapter_while_it_runs(tmp_path: Path) -> None:
     weights = random_weights(llama_config())
     folder = write_folder(tmp_path / "model", weights=weights)
