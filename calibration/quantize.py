@@ -12,7 +12,9 @@ import numpy as np
 import onnx
 
 from ..runtime.errors import UnknownNameError
+from . import signs
 from .attention import attention_tensors
+from .bias_correction import correct_biases, output_errors
 from .fp8 import FP8_KEEP
 from .fusion import fold_norms, fold_scales, turn_keys, weigh_maps
 from .histogram import Histogram
@@ -29,12 +31,30 @@ from .storage import spill
 from .symmetric import lower_symmetric, symmetric_tensors
 from .weight_only import weight_only
 
-__all__ = ["FORMS", "OBSERVER", "Calibration", "Candidate", "candidates", "plannable"]
+__all__ = [
+    "FORMS",
+    "OBSERVER",
+    "TRANSFORMS",
+    "USUAL_TRANSFORMS",
+    "Calibration",
+    "Candidate",
+    "candidates",
+    "plannable",
+]
 
 OBSERVER = Observer(method="mse")
 """What makes ranges where nothing else is said."""
+TRANSFORMS = ("smooth", "migrate", "signs", "bias")
+"""What may be done to a graph before it is rounded: uneven channels move into the weights of
+products (`smoothing`) and of convolutions (`migration`), keys turn to one side of zero (`signs`),
+and what rounding adds on average comes off static INT8's biases (`bias_correction`)."""
+USUAL_TRANSFORMS = ("smooth", "migrate")
+"""What is done where nothing else is said: docs/precision.md has what each of them gains."""
 _EXTREMES = Observer(method="minmax")
 """What FP8 takes: its steps grow with the numbers, so outliers cost little."""
+_WITH_BIASES = ("int8", "int8-static")
+LowerOf = Callable[[onnx.ModelProto, Mapping[str, NodePlan]], onnx.ModelProto]
+"""Writes a graph as a plan says."""
 _DYNAMIC_KEEP = MappingProxyType({"Conv": "dynamic scales are for products"})
 _WEIGHTS_KEEP = MappingProxyType({"Conv": "its weights would be made real before every run"})
 
@@ -59,8 +79,8 @@ class Calibration:
 
     observer: Observer = OBSERVER
     """Which range of a tensor's values INT8 scales cover."""
-    smooths: bool = True
-    """Whether uneven channels are moved into the weights first; exact, see `smoothing`."""
+    transforms: Collection[str] = USUAL_TRANSFORMS
+    """Which of `TRANSFORMS` come first; all but "bias" leave what FP32 computes as it is."""
     threads: int = 1
     """Threads of one operator."""
     memory_mib: int = MEMORY_MIB
@@ -134,19 +154,35 @@ class _Stage:
 
     @cached_property
     def model(self) -> onnx.ModelProto:
-        """The graph with even channels; it computes the same."""
-        if not self._calibration.smooths:
-            return self.plain
-        axes = smoothed_tensors(self.plain) | migrated_tensors(self.plain)
-        found = self._histograms(self.plain, "channels", tuple(axes), axes)
+        """The graph with even channels and keys on one side; it computes the same."""
+        wanted, model = self._calibration.transforms, self.plain
+        axes = smoothed_tensors(model) if "smooth" in wanted else {}
+        axes |= migrated_tensors(model) if "migrate" in wanted else {}
+        found = self._histograms(model, "channels", tuple(axes), axes)
         absmax = {name: histogram.absmax for name, histogram in found.items()}
-        smoothed = self._spilled("smooth", smooth(self.plain, absmax))
-        return self._spilled("even", migrate(smoothed, absmax))
+        if "smooth" in wanted:
+            model = self._spilled("smooth", smooth(model, absmax))
+        if "migrate" in wanted:
+            model = self._spilled("even", migrate(model, absmax))
+        if "signs" in wanted:
+            axes = signs.signed_tensors(model)
+            found = self._histograms(model, "keys", tuple(axes), axes)
+            centers = {name: (each.lows + each.highs) / 2 for name, each in found.items()}
+            model = self._spilled("signs", signs.turn_keys(model, centers))
+        return model
 
-    def candidate(self, precision: str, plan: Mapping[str, NodePlan], lower: Lower) -> Candidate:
-        """Return the candidate that `lower` makes of a plan."""
-        model = self._spilled(precision, lower(plan))
-        return Candidate(precision=precision, model=model, plan=plan, lower=lower)
+    def candidate(
+        self, precision: str, plan: Mapping[str, NodePlan], model: onnx.ModelProto, lower: LowerOf
+    ) -> Candidate:
+        """Return the candidate that `lower` makes of a graph and a plan."""
+        lower_plan = partial(lower, model)
+        if "bias" in self._calibration.transforms and precision in _WITH_BIASES:
+            threads = self._calibration.threads
+            lowered = self._spilled(f"{precision}.uncorrected", lower_plan(plan))
+            errors = output_errors(model, lowered, plan, self._feeds, threads=threads)
+            lower_plan = partial(_lower_corrected, model, lower, errors)
+        lowered = self._spilled(precision, lower_plan(plan))
+        return Candidate(precision=precision, model=lowered, plan=plan, lower=lower_plan)
 
     @cached_property
     def fused(self) -> onnx.ModelProto:
@@ -201,11 +237,11 @@ class _Stage:
 def _static(stage: _Stage, plan: Mapping[str, NodePlan], precision: str) -> Candidate:
     tensors = quantized_tensors(stage.model, only(plan, precision))
     ranges = stage.ranges("ranges", stage.model, tensors)
-    return stage.candidate(precision, plan, partial(_lower_cpu, stage.model, ranges))
+    return stage.candidate(precision, plan, stage.model, partial(_lower_cpu, ranges))
 
 
 def _dynamic(stage: _Stage, plan: Mapping[str, NodePlan], precision: str) -> Candidate:
-    return stage.candidate(precision, plan, partial(_lower_cpu, stage.model, {}))
+    return stage.candidate(precision, plan, stage.model, partial(_lower_cpu, {}))
 
 
 def _fused(stage: _Stage, plan: Mapping[str, NodePlan], precision: str) -> Candidate:
@@ -214,44 +250,53 @@ def _fused(stage: _Stage, plan: Mapping[str, NodePlan], precision: str) -> Candi
     tensors = dict.fromkeys((*quantized_tensors(stage.fused, wanted, sums_only=True), *rounded))
     symmetric = joined_tensors(stage.fused).union(rounded)
     ranges = stage.ranges("fused", stage.fused, tuple(tensors), symmetric=symmetric)
-    return stage.candidate(precision, plan, partial(_lower_openvino, stage.fused, ranges))
+    return stage.candidate(precision, plan, stage.fused, partial(_lower_openvino, ranges))
 
 
 def _symmetric(stage: _Stage, plan: Mapping[str, NodePlan], precision: str) -> Candidate:
     tensors = symmetric_tensors(stage.model, only(plan, precision), element=precision)
     observer = _EXTREMES if precision == "fp8" else None
     ranges = stage.ranges("symmetric", stage.model, tensors, symmetric=tensors, observer=observer)
-    lower = partial(_lower_symmetric, stage.model, ranges, precision)
-    return stage.candidate(precision, plan, lower)
+    lower = partial(_lower_symmetric, ranges, precision)
+    return stage.candidate(precision, plan, stage.model, lower)
 
 
 def _weights(stage: _Stage, plan: Mapping[str, NodePlan], precision: str) -> Candidate:
-    return stage.candidate(precision, plan, partial(_lower_weights, stage.model, precision))
+    return stage.candidate(precision, plan, stage.model, partial(_lower_weights, precision))
+
+
+def _lower_corrected(
+    model: onnx.ModelProto,
+    lower: LowerOf,
+    errors: Mapping[str, np.ndarray],
+    plan: Mapping[str, NodePlan],
+) -> onnx.ModelProto:
+    return lower(correct_biases(model, plan, errors), plan)
 
 
 def _lower_cpu(
-    model: onnx.ModelProto, ranges: Mapping[str, Range], plan: Mapping[str, NodePlan]
+    ranges: Mapping[str, Range], model: onnx.ModelProto, plan: Mapping[str, NodePlan]
 ) -> onnx.ModelProto:
     return lower_cpu(model, plan, ranges)
 
 
 def _lower_openvino(
-    model: onnx.ModelProto, ranges: Mapping[str, Range], plan: Mapping[str, NodePlan]
+    ranges: Mapping[str, Range], model: onnx.ModelProto, plan: Mapping[str, NodePlan]
 ) -> onnx.ModelProto:
     return lower_openvino(model, plan, ranges)
 
 
 def _lower_symmetric(
-    model: onnx.ModelProto,
     ranges: Mapping[str, Range],
     element: str,
+    model: onnx.ModelProto,
     plan: Mapping[str, NodePlan],
 ) -> onnx.ModelProto:
     return lower_symmetric(model, only(plan, element), ranges, element=element)
 
 
 def _lower_weights(
-    model: onnx.ModelProto, precision: str, plan: Mapping[str, NodePlan]
+    precision: str, model: onnx.ModelProto, plan: Mapping[str, NodePlan]
 ) -> onnx.ModelProto:
     return weight_only(model, only(plan, precision), bits=_WEIGHT_BITS[precision])
 

@@ -11,6 +11,7 @@ from saymask.calibration import quantize
 from saymask.calibration.observers import Observer
 from saymask.calibration.plan import NodePlan
 from saymask.calibration.qdq import runnable
+from saymask.calibration.session import open_model
 from saymask.runtime.errors import UnknownNameError, UsageError
 
 
@@ -76,7 +77,7 @@ def test_integers_are_smaller(convolutions, images):
 
 def _scale(tensor: str, model: onnx.ModelProto, feeds: list, observer: str) -> float:
     """Static scale of a tensor."""
-    calibration = quantize.Calibration(observer=Observer.parse(observer), smooths=False)
+    calibration = quantize.Calibration(observer=Observer.parse(observer), transforms=())
     _, static, *_ = quantize.candidates(model, feeds, calibration=calibration)
     arrays = {each.name: numpy_helper.to_array(each) for each in static.model.graph.initializer}
     return float(arrays[f"{tensor}_scale"])
@@ -118,10 +119,32 @@ def test_even_channels_lose_less(tokens, sentences, cosine):
     for each in spread:
         each["tokens"][..., 3] *= 300
     near, far = (
-        quantize.candidates(tokens, spread, calibration=quantize.Calibration(smooths=smooths))[1]
-        for smooths in (True, False)
+        quantize.candidates(tokens, spread, calibration=quantize.Calibration(transforms=each))[1]
+        for each in (["smooth"], [])
     )
     assert cosine(near.model, tokens, spread) >= cosine(far.model, tokens, spread)
+
+
+@pytest.mark.parametrize("target", ["cpu", "rtx"])
+@pytest.mark.parametrize("transform", quantize.TRANSFORMS)
+def test_each_transform_alone_keeps_what_is_computed(tokens, sentences, cosine, target, transform):
+    calibration = quantize.Calibration(transforms=[transform])
+    _, small, *_ = quantize.candidates(tokens, sentences, target=target, calibration=calibration)
+    assert cosine(runnable(small.model), tokens, sentences) > 0.999
+
+
+def test_biases_take_off_what_rounding_adds(tokens, sentences):
+    """With few steps, rounding moves the product's mean; a plan that lifts it takes that back."""
+    observer = Observer.parse("percentile:80")
+    off = []
+    for transforms in ([], ["bias"]):
+        calibration = quantize.Calibration(observer=observer, transforms=transforms)
+        _, static, *_ = quantize.candidates(tokens, sentences, calibration=calibration)
+        rounded, whole = (open_model(each, threads=1) for each in (static.model, tokens))
+        name = tokens.graph.output[0].name
+        found = [rounded.run(each)[name] - whole.run(each)[name] for each in sentences]
+        off.append(abs(np.concatenate(found).mean(axis=(0, 1))).max())
+    assert off[1] < off[0]
 
 
 def test_what_a_target_lacks_is_refused(tokens, sentences):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from saymask.calibration import quantize
 from saymask.calibration.ranges import observe
 from saymask.calibration.session import open_model
 from saymask.calibration.signs import signed_tensors, turn_keys
@@ -61,3 +62,15 @@ def test_turned_keys_lie_on_one_side(build, constants, feeds):
 @pytest.mark.parametrize("elsewhere", ["q", "k"])
 def test_what_is_read_elsewhere_stays(build, constants, elsewhere):
     assert signed_tensors(build(ATTENTION % elsewhere, **constants)) == {}
+
+
+def test_they_are_turned_where_that_is_asked_for(build, constants, feeds):
+    model = build(ATTENTION % "tokens", **constants)
+    turned, plain = (
+        quantize._Stage(model, feeds, quantize.Calibration(transforms=each)).model
+        for each in (["signs"], [])
+    )
+    assert plain == model
+    before, after = (open_model(each, threads=1, expose=["k"]) for each in (model, turned))
+    humps, hump = (np.array(each.run(feeds[0])["k"]) for each in (before, after))
+    assert np.ptp(hump) < 0.6 * np.ptp(humps)
