@@ -26,7 +26,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=TARGETS,
         help="rtx compiles for RTX cards, also where there is none; tensorrt for the GPU here",
     )
-    parser.add_argument("--fp16", action="store_true", help="FP16 wherever it is safe")
+    parser.add_argument(
+        "--fp16",
+        action="store_true",
+        help="FP16 wherever it is safe (as bundles of --fp16 have it)",
+    )
     parser.add_argument(
         "--device-sm",
         type=positive,
@@ -47,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     bundle = Bundle.read(find_bundle(args.bundle))
     recipe = CompileRecipe(
         target=args.target,
-        precision="fp16" if args.fp16 else "fp32",
+        precision="fp16" if args.fp16 or bundle.manifest.precision == "fp16" else "fp32",
         device_sm=args.device_sm,
         phrases=args.phrases,
     )

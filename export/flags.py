@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ..runtime.errors import UsageError
+from ..runtime.errors import UnknownNameError, UsageError
 from ..runtime.options import positive
 
-__all__ = ["GPU_ONLY", "add_precision", "language_of"]
+__all__ = ["GPU_ONLY", "add_precision", "language_of", "transforms_of"]
 
-GPU_ONLY = ("fp8", "int8-weights", "int4-weights")
+GPU_ONLY = ("fp16", "fp8", "int8-weights", "int4-weights")
 """Precisions that only TensorRT has."""
 _TENSORRT_LLM = "TENSORRT-LLM"
 """The format of a language model that becomes a quantized folder."""
@@ -22,6 +22,7 @@ def add_precision(parser: argparse.ArgumentParser) -> None:
     """Add the precision, the target, and how both are settled."""
     precision = parser.add_mutually_exclusive_group()
     for name, text in (
+        ("fp16", "FP16 wherever it is safe, for engines that saymask build compiles"),
         ("int8", "INT8 wherever it is faster and right"),
         ("fp8", "FP8 (E4M3) for RTX 40 and newer"),
         ("int8-weights", "INT8 weights alone, for stages that wait for memory"),
@@ -68,6 +69,22 @@ def language_of(args: argparse.Namespace) -> tuple[str | None, str | None]:
             "add one"
         )
     return None, folder
+
+
+def transforms_of(args: argparse.Namespace) -> tuple[str, ...]:
+    """Return what `ExportRecipe.transforms` is.
+
+    Raises:
+        UnknownNameError: There is no such transform.
+    """
+    # Heavy, and needed only once there is something to export.
+    from ..calibration.quantize import TRANSFORMS
+
+    names = () if args.transforms == "none" else tuple(args.transforms.split(","))
+    for name in names:
+        if name not in TRANSFORMS:
+            raise UnknownNameError("a transform", name, (*TRANSFORMS, "none"))
+    return names
 
 
 def _add_language(parser: argparse.ArgumentParser) -> None:
@@ -117,6 +134,13 @@ def _add_calibration(parser: argparse.ArgumentParser) -> None:
         default="mse",
         metavar="NAME",
         help="how ranges are made: mse, minmax, entropy, percentile or percentile:P (mse)",
+    )
+    parser.add_argument(
+        "--transforms",
+        default="smooth,migrate",
+        metavar="A,B",
+        help="what is done to a graph before it is rounded: smooth, migrate, signs, bias, with "
+        "commas between, or none (%(default)s)",
     )
 
 

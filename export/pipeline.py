@@ -41,6 +41,7 @@ from ..runtime.spec import (
 from ..runtime.systems import open_system
 from .checkpoint import CONFIG_FILE, Checkpoint, open_checkpoint
 from .graph import Stage, trace
+from .half_precision import check_half, judge_halves
 from .language.stage import STAGE as LANGUAGE
 from .language.stage import is_whole, whole_stage
 from .observation import calibration_runs, follow, golden_arrays, observe
@@ -117,7 +118,8 @@ def export(recipe: ExportRecipe, say: Callable[[str], None]) -> Bundle:
             manifest = _with_choices(manifest, found)
             plan, report, scores = found.plan, found.report, found.scores
             for name, choice in found.choices.items():
-                graphs[name] = save(choice.candidate.model, Path(scratch, f"{name}.small.onnx"))
+                if choice.candidate.plan:
+                    graphs[name] = save(choice.candidate.model, Path(scratch, f"{name}.small.onnx"))
         with steps.step("write"):
             manifest = _with_quality(manifest, samples, reference.scores, scores)
             bundle = _write(recipe.out, manifest, graphs, checkpoint, golden, _said(plan, report))
@@ -135,7 +137,9 @@ def _check_names(recipe: ExportRecipe) -> None:
         )
     if recipe.tensorrt_llm not in (None, *ALGORITHMS):
         raise UnknownNameError("a precision for TensorRT-LLM", recipe.tensorrt_llm, ALGORITHMS)
-    if recipe.precision != "fp32" and (recipe.target, recipe.precision) not in FORMS:
+    if recipe.precision == "fp16":
+        check_half(recipe)
+    elif recipe.precision != "fp32" and (recipe.target, recipe.precision) not in FORMS:
         known = [target for target, precision in FORMS if precision == recipe.precision]
         raise UnknownNameError(f"the target of {recipe.precision}", recipe.target, known)
     quantizer(recipe)
@@ -265,8 +269,10 @@ def _quantized(
     variant, small = draft.manifest.variant, scratch / "small"
     small.mkdir()
     with closing(open_system(draft, device="cpu", threads=recipe.threads)) as system:
-        data = calibration_runs(recipe, draft, system, reference, scratch, steps)
         wanted = {name: graphs[name][0] for name in reference.runs}
+        if recipe.precision == "fp16":
+            return judge_halves(recipe, variant, wanted, system, samples, reference, small, steps)
+        data = calibration_runs(recipe, draft, system, reference, scratch, steps)
         return quantize_stages(
             recipe, variant, wanted, system, samples, reference, data, small, steps
         )

@@ -35,11 +35,11 @@ from .quantizers import quantizer
 from .recipe import ExportRecipe
 from .steps import Steps
 
-__all__ = ["JOURNAL_FILE", "Quantized", "Reference", "quantize_stages"]
+__all__ = ["FEW", "JOURNAL_FILE", "Quantized", "Reference", "judge_of", "quantize_stages"]
 
 JOURNAL_FILE = "search.jsonl"
 """In the work folder: what a search has measured."""
-_FEW = 3
+FEW = 3
 """Inputs of a stage that cosines are taken over."""
 _ROUNDS = 5
 _ENOUGH_S = 30
@@ -102,7 +102,7 @@ def quantize_stages(
         InputError: The recipe's plan is not one for these graphs.
         SaymaskError: See `calibration.quantize.candidates`.
     """
-    judge = _judge(recipe, graphs, system, samples, reference)
+    judge = judge_of(recipe, graphs, system, samples, reference)
     plain = {
         name: spill(quantize.plannable(read(graph)), folder / f"{name}.plain.onnx")
         for name, graph in graphs.items()
@@ -133,14 +133,22 @@ def quantize_stages(
     )
 
 
-def _judge(
+def judge_of(
     recipe: ExportRecipe,
     graphs: Mapping[str, Path],
     system: System,
     samples: Sequence[Sample],
     reference: Reference,
 ) -> Judge:
-    """Return what looks at the masks; FP32 engines are closed until they are needed."""
+    """Return what looks at the masks; FP32 engines are closed until they are needed.
+
+    Args:
+        recipe: Says the target, and how many threads run its graphs.
+        graphs: Stage name -> FP32 graph.
+        system: What made `reference` of `samples`.
+        samples: What is segmented.
+        reference: FP32's runs, scores and masks.
+    """
     host = host_of(recipe.target)
 
     def reopen(stage: StageSpec) -> Engine:
@@ -198,6 +206,7 @@ def _choose(
         [run.inputs for run in data],
         calibration=Calibration(
             observer=recipe.observer,
+            transforms=recipe.transforms,
             threads=recipe.threads,
             memory_mib=recipe.calib_mem_mib,
             work=recipe.work and recipe.work / name,
@@ -237,7 +246,7 @@ def _untimed(
     if len(found) == 1:
         return Choice(candidate=found[0], reason="no node of it may be quantized", trials=())
     both = [found[0], _simulated(found[1], folder)]
-    trials = measure(both, feeds[:_FEW], threads=1, rounds=0)
+    trials = measure(both, feeds[:FEW], threads=1, rounds=0)
     planned = sum(each.precision not in FLOATS for each in found[1].plan.values())
     reason = (
         f"{found[1].precision} was asked for; {recipe.quantizer} rounds {planned} of "
@@ -280,7 +289,8 @@ def _lifted(
             choice.candidate.plan,
             _lower_to_run(choice.candidate, folder / f"{name}.judged.onnx"),
             reference.runs[name],
-            settings=f"{recipe.quantizer} {recipe.observer} {choice.candidate.precision}",
+            settings=f"{recipe.quantizer} {recipe.observer} {','.join(recipe.transforms)} "
+            f"{choice.candidate.precision}",
         )
         for name, choice in choices.items()
         if choice.candidate.plan
@@ -341,7 +351,7 @@ def _row(
     folder: Path,
 ) -> StageRow:
     """Say what a stage came to beside FP32; a device that is not here is not timed."""
-    feeds = [run.inputs for run in runs[:_FEW]]
+    feeds = [run.inputs for run in runs[:FEW]]
     host, is_here = host_of(recipe.target), recipe.target not in TARGETS
     fp32, taken = choice.trials[0] if choice.trials else None, choice.trial
     if fp32 is None or taken is None:

@@ -7,17 +7,18 @@ from pathlib import Path
 
 from ..calibration.modelopt import PYTHON
 from ..calibration.observers import Observer
-from ..calibration.quantize import OBSERVER
+from ..calibration.quantize import OBSERVER, USUAL_TRANSFORMS
 from ..calibration.ranges import MEMORY_MIB
 from .language.stage import FORMATS as LANGUAGE_FORMATS
 
 __all__ = ["FORCEABLE", "LANGUAGE_FORMATS", "PRECISIONS", "ExportRecipe"]
 
-PRECISIONS = ("fp32", "int8", "fp8", "int8-weights", "int4-weights")
+PRECISIONS = ("fp32", "fp16", "int8", "fp8", "int8-weights", "int4-weights")
 FORCEABLE = ("fp32", "int8-static", "int8-dynamic")
 """Precisions of `calibration.quantize.Candidate` on the CPU."""
 _LANGUAGE = {
-    "fp32": "F16", "int8": "Q8_0", "fp8": "Q8_0", "int8-weights": "Q8_0", "int4-weights": "Q4_K_M",
+    "fp32": "F16", "fp16": "F16", "int8": "Q8_0", "fp8": "Q8_0", "int8-weights": "Q8_0",
+    "int4-weights": "Q4_K_M",
 }  # fmt: skip
 """Precision -> what a language model is held in, if nothing else is asked for. Checkpoints come in
 16 bits, so F16 rounds none of their weights."""
@@ -61,6 +62,8 @@ class ExportRecipe:
     """What inner tensors may take while ranges are taken; weights and scratch come on top."""
     observer: Observer = OBSERVER
     """How a range is made of a tensor's values."""
+    transforms: tuple[str, ...] = USUAL_TRANSFORMS
+    """Some of `calibration.quantize.TRANSFORMS`: what is done to a graph before it is rounded."""
     quantizer: str = "saymask"
     """Key of `quantizers.QUANTIZERS`: who writes the small numbers."""
     modelopt_python: Path = PYTHON

@@ -71,6 +71,24 @@ def test_engines_for_a_person_and_a_program(bundle, monkeypatch, capsys):
     assert [engine["precision"] for engine in report["engines"]] == ["fp32"] * 3
 
 
+@pytest.mark.parametrize(
+    ("held", "flags", "wanted"),
+    [("fp32", [], "fp32"), ("fp32", ["--fp16"], "fp16"), ("fp16", [], "fp16")],
+)
+def test_a_bundle_in_fp16_needs_no_flag(bundle, monkeypatch, held, flags, wanted):
+    path, asked = bundle / "bundle.json", []
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"precision": held}))
+
+    def note(_, recipe, *__):
+        asked.append(recipe.precision)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(compiling, "compile_bundle", note)
+    with pytest.raises(KeyboardInterrupt):
+        build.run(_args(bundle, "--target", "rtx", *flags))
+    assert asked == [wanted]
+
+
 def test_without_onnx(bundle, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(MissingExtraError, match=r"saymask\[export\]"):

@@ -2,11 +2,11 @@ import argparse
 
 import pytest
 
-from saymask.calibration.quantize import FORMS, OBSERVER
+from saymask.calibration.quantize import FORMS, OBSERVER, USUAL_TRANSFORMS
 from saymask.calibration.ranges import MEMORY_MIB
-from saymask.export.flags import GPU_ONLY, add_precision, language_of
+from saymask.export.flags import GPU_ONLY, add_precision, language_of, transforms_of
 from saymask.export.recipe import PRECISIONS, ExportRecipe
-from saymask.runtime.errors import UsageError
+from saymask.runtime.errors import UnknownNameError, UsageError
 
 
 @pytest.fixture
@@ -30,9 +30,20 @@ def test_what_is_not_said_is_the_recipes_default(parser):
 def test_there_is_a_flag_for_each_precision_and_one_holds(parser, capsys):
     for precision in set(PRECISIONS) - {"fp32"}:
         assert parser.parse_args([f"--{precision}"]).precision == precision
-    with pytest.raises(SystemExit):
-        parser.parse_args(["--int8", "--fp8"])
-    assert "not allowed with" in capsys.readouterr().err
+    for words in (["--int8", "--fp8"], ["--fp16", "--int8"]):
+        with pytest.raises(SystemExit) as raised:
+            parser.parse_args(words)
+        assert raised.value.code == 2
+        assert "not allowed with" in capsys.readouterr().err
+
+
+def test_transforms_are_named_one_by_one(parser):
+    assert transforms_of(parser.parse_args([])) == USUAL_TRANSFORMS
+    for words, found in (("none", ()), ("signs", ("signs",)), ("smooth,bias", ("smooth", "bias"))):
+        assert transforms_of(parser.parse_args(["--transforms", words])) == found
+    for words in ("smoth", "smooth,none", ""):
+        with pytest.raises(UnknownNameError, match="a transform must be one of bias, migrate, no"):
+            transforms_of(parser.parse_args(["--transforms", words]))
 
 
 def test_every_target_can_be_named(parser):
@@ -42,7 +53,8 @@ def test_every_target_can_be_named(parser):
 
 def test_what_is_for_tensorrt_alone_has_no_form_on_a_cpu():
     assert {precision for target, precision in FORMS if target == "cpu"}.isdisjoint(GPU_ONLY)
-    assert set(GPU_ONLY) <= {precision for target, precision in FORMS if target == "rtx"}
+    forms = {precision for target, precision in FORMS if target == "rtx"}
+    assert set(GPU_ONLY) == forms - {"int8"} | {"fp16"}  # Which is no form of small numbers.
 
 
 @pytest.mark.parametrize(

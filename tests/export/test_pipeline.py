@@ -275,7 +275,7 @@ def test_a_folder_of_something_else_is_not_replaced(recipe):
     [
         (
             {"precision": "int4"},
-            "precision must be one of fp32, fp8, int4-weights, ",
+            "precision must be one of fp16, fp32, fp8, int4-weights, ",
         ),
         ({"precision": "fp8"}, "the target of fp8 must be one of rtx, tensorrt; got 'cpu'"),
         ({"forced": "int8"}, "one of fp32, int8-dynamic, int8-static; got 'int8'"),

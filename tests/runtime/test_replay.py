@@ -53,6 +53,11 @@ def test_unchanged_graphs_agree_with_their_golden_outputs(tiny_bundle):
         assert row.mask_iou == (1 if output == "logits" else None)
 
 
+def test_engines_in_fp16_of_fp32_graphs_may_round(rewritten):
+    rows = _rows(rewritten(precision="fp16"))
+    assert {row.tolerance for row in rows.values()} == {TOLERANCES["fp16"]}
+
+
 def test_a_language_model_reads_and_says_what_comes_next(tiny_bundle, tmp_path):
     pytest.importorskip("xllamacpp", reason="llama.cpp is not installed")
     source = Bundle.read(tiny_bundle)
