@@ -14,7 +14,7 @@ from ..runtime.language.tensorrt_llm import commands_by_device
 from ..runtime.options import add_json, positive
 from ..runtime.progress import Progress
 from ..runtime.spec import Manifest
-from .flags import GPU_ONLY, add_precision, language_of
+from .flags import GPU_ONLY, add_precision, language_of, transforms_of
 from .systems import SYSTEMS, system_module
 
 if TYPE_CHECKING:
@@ -115,6 +115,7 @@ def _recipe(args: argparse.Namespace) -> ExportRecipe:
         observer=Observer.parse(args.calib_observer),
         quantizer=args.quantizer,
         modelopt_python=args.modelopt_python,
+        transforms=transforms_of(args),
         drops_slow=args.drop_slow,
         plan=args.plan,
         work=args.work,
