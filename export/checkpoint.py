@@ -34,7 +34,9 @@ __all__ = [
     "VOCABULARY_FILE",
     "Checkpoint",
     "CheckpointConfig",
+    "card_license",
     "open_checkpoint",
+    "read_config",
     "write_checkpoint",
 ]
 
@@ -164,19 +166,23 @@ class Checkpoint:
         return found.tensors
 
 
-def open_checkpoint(reference: str | Path) -> Checkpoint:
+def open_checkpoint(
+    reference: str | Path,
+    config_of: Callable[[Path, Sequence[Path]], CheckpointConfig] | None = None,
+) -> Checkpoint:
     """Open a checkpoint.
 
     Args:
         reference: Its folder, the name of a miniature, or "owner/name" or "owner/name@revision" on
             the Hugging Face hub.
+        config_of: Takes the place of `read_config`, and may do without the file.
 
     Raises:
         CheckpointError: It is missing, incomplete or damaged, or its config names no network.
         MissingExtraError: It is on the hub and huggingface_hub is not installed.
     """
     folder, name = _locate(reference)
-    config_file = _one_of(folder, CONFIG_FILE)
+    config_file = folder / CONFIG_FILE if config_of else _one_of(folder, CONFIG_FILE)
     weight_files = find_weight_files(folder)
     if not weight_files:
         raise _incomplete(folder, WEIGHTS_FILE)
@@ -184,7 +190,7 @@ def open_checkpoint(reference: str | Path) -> Checkpoint:
     return Checkpoint(
         folder=folder,
         name=name,
-        config=_read_config(config_file, weight_files),
+        config=(config_of or read_config)(config_file, weight_files),
         weight_files=weight_files,
         vocabulary=vocabulary,
     )
@@ -255,10 +261,16 @@ def _incomplete(folder: Path, lacking: str) -> CheckpointError:
         f"a checkpoint is a folder with {CONFIG_FILE}, weights and {VOCABULARY_FILE}; {folder} "
         f"has no {lacking}; give such a folder or one of the miniatures: {known}, or an id on the "
         f"hub such as {HUB_EXAMPLE}"
+        + ("; or say with --variant what the weights are" if lacking == CONFIG_FILE else "")
     )
 
 
-def _read_config(path: Path, weight_files: Sequence[Path]) -> CheckpointConfig:
+def read_config(path: Path, weight_files: Sequence[Path]) -> CheckpointConfig:
+    """Read a checkpoint's config.json, and of a released one what the weights tell.
+
+    Raises:
+        CheckpointError: It is missing, damaged, or names no network.
+    """
     try:
         values = json.loads(path.read_text("utf-8"))
         if isinstance(values, dict) and "model_type" in values:
@@ -289,10 +301,10 @@ def _released_config(
         )
     read = system_module(RELEASED[kind]).config_from_released
     config: CheckpointConfig = read(values, [name for name, _ in stored])
-    return replace(config, license=_card_license(path.with_name(CARD_FILE)) or config.license)
+    return replace(config, license=card_license(path.with_name(CARD_FILE)) or config.license)
 
 
-def _card_license(card: Path) -> str:
+def card_license(card: Path) -> str:
     """Return the licence that a model card's front matter names, as spelled there, or ""."""
     text = card.read_text("utf-8", errors="replace") if card.is_file() else ""
     front = re.match(r"---\r?\n(.*?)\n---", text, re.DOTALL)

@@ -57,6 +57,7 @@ from .rounding import (
 )
 from .steps import Steps
 from .systems import system_module
+from .variant import config_asked
 from .verify import verify
 from .weights import listed
 
@@ -148,7 +149,8 @@ def _check_names(recipe: ExportRecipe) -> None:
 
 
 def _checkpoint(recipe: ExportRecipe, module: ModuleType) -> Checkpoint:
-    checkpoint = open_checkpoint(recipe.checkpoint or module.MINIATURE)
+    asked = recipe.variant and config_asked(recipe.system, recipe.variant)
+    checkpoint = open_checkpoint(recipe.checkpoint or module.MINIATURE, asked or None)
     if checkpoint.config.system != recipe.system:
         raise CheckpointError(
             f"the checkpoint must be of {recipe.system}; {checkpoint.folder / CONFIG_FILE} says "

@@ -34,6 +34,9 @@ class ExportRecipe:
     """Folder of the bundle."""
     checkpoint: str | None = None
     """Folder or name of a checkpoint; None is the system's miniature."""
+    variant: str | None = None
+    """What the weights must be, where the config does not tell or shall be held to it: a variant
+    of the system, or its image encoder."""
     switches: tuple[tuple[str, str], ...] = ()
     """Pairs of a switch and its value, for example "preprocess"; the others are as released."""
     precision: str = "fp32"

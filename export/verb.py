@@ -42,6 +42,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="preprocess, beit_view or mask_choice of evf-sam; protocol of sam4mllm (paper, "
         "released, miniature) or a field of it, keep_yes say (those the checkpoint was made for)",
     )
+    parser.add_argument(
+        "--variant",
+        metavar="NAME",
+        help="image encoder of the checkpoint, or the whole variant, where config.json does not "
+        "tell: sam2-l or sam-h-beit3-large, say; an error where that or the weights say another",
+    )
     add_precision(parser)
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="the bundle (bundles/NAME-PRECISION)"
@@ -103,6 +109,7 @@ def _recipe(args: argparse.Namespace) -> ExportRecipe:
         system=args.system,
         out=args.out or BUNDLES / f"{name}-{suffix}",
         checkpoint=args.checkpoint,
+        variant=args.variant,
         switches=tuple(args.switch),
         precision=args.precision,
         target=target,

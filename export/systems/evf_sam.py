@@ -33,10 +33,12 @@ __all__ = [
     "MASK_THRESHOLD",
     "MINIATURE",
     "TEMPLATES",
+    "VARIANTS",
     "ImageStage",
     "MaskStage",
     "PromptStage",
     "config_from_released",
+    "config_from_variant",
     "language_of",
     "load",
     "remarks_on",
@@ -51,6 +53,8 @@ MINIATURE = "evf-sam-mini"
 """The checkpoint that ships with saymask."""
 TEMPLATES = (("semantic", "[semantic] {phrase}"),)
 """What is put around the words; the tag asks for all of a class instead of one object."""
+VARIANTS = EVF_SAM_SPECS
+"""Sizes of its networks by name."""
 MASK_THRESHOLD = 0.0
 """Logit above which a pixel is inside."""
 
@@ -309,7 +313,7 @@ def config_from_released(
         raise CheckpointError(
             '"sam_scale" of a released evf-sam must be huge with SAM\'s weights, large or tiny '
             f"with SAM-2's, small or tiny with EfficientSAM's; got {scale!r} with others; take "
-            f"weights and {CONFIG_FILE} of one release"
+            f"weights and {CONFIG_FILE} of one release, or name them with --variant"
         )
     words = released.get("mm_extractor_scale")
     sizes = words, released.get("hidden_size", 768), released.get("out_dim", 256)
@@ -319,9 +323,15 @@ def config_from_released(
             f"{' or '.join(map(str, RELEASED_SIZES))}; got {sizes}; take the {CONFIG_FILE} that "
             "was released with the weights"
         )
-    return CheckpointConfig(
-        system="evf-sam",
-        variant=f"{encoders[0]}-beit3-{words}",
-        max_tokens=BEIT3_SPECS[str(words)].max_positions - FIRST_POSITION,
-        license=RELEASED_LICENSE,
-    )
+    return config_from_variant(f"{encoders[0]}-beit3-{words}", license=RELEASED_LICENSE)
+
+
+def config_from_variant(variant: str, *, license: str) -> CheckpointConfig:
+    """Say what weights of an official variant are for, without a config.json.
+
+    Args:
+        variant: Key of `EVF_SAM_SPECS`.
+        license: SPDX identifier of the weights' licence.
+    """
+    longest = EVF_SAM_SPECS[variant].multimodal_encoder.max_positions - FIRST_POSITION
+    return CheckpointConfig(system="evf-sam", variant=variant, max_tokens=longest, license=license)

@@ -47,6 +47,7 @@ __all__ = [
     "PROTOCOLS",
     "SAM_FILES",
     "TEMPLATES",
+    "VARIANTS",
     "ImageStage",
     "config_from_released",
     "language_of",
@@ -65,6 +66,8 @@ MINIATURE = "sam4mllm-mini"
 """The checkpoint that ships with saymask."""
 TEMPLATES = ()
 """Words are put into the protocol's questions."""
+VARIANTS = SAM4MLLM_SPECS
+"""Sizes of its networks by name."""
 MASK_THRESHOLD = 0.0
 """Logit above which a pixel is inside."""
 
