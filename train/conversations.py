@@ -45,7 +45,7 @@ class ConversationRecipe:
     protocol: Protocol = MINIATURE
     """How the model will be asked."""
     mix: TaskMix = field(
-        default_factory=lambda: {"single": 0.5, "part": 0.1, "multi": 0.25, QUESTIONS: 0.15}
+        default_factory=lambda: {"single": 0.4, "part": 0.12, "multi": 0.36, QUESTIONS: 0.12}
     )
     """Share of each task among the requests."""
     requests: int = 6

@@ -46,8 +46,8 @@ class TalkMix:
 
     shares: Mapping[str, float] = field(
         default_factory=lambda: {
-            "single": 0.3, "part": 0.1, "semantic": 0.1, "multi": 0.16, "absent": 0.08,
-            "points": 0.16, "groups": 0.03, "words": 0.07,
+            "single": 0.3, "part": 0.1, "semantic": 0.07, "multi": 0.25, "absent": 0.08,
+            "points": 0.12, "groups": 0.02, "words": 0.06,
         }
     )  # fmt: skip
     """Kind -> share; a kind that a scene has nothing for becomes "single"."""

@@ -97,7 +97,7 @@ class Sam4mllmRecipe:
     tower_images: int = 64
     """Images in a batch of the vision tower alone."""
     tower: LoopRecipe = field(
-        default_factory=lambda: LoopRecipe(steps=1300, learning_rate=1e-3, optimizer="muon")
+        default_factory=lambda: LoopRecipe(steps=2500, learning_rate=1e-3, optimizer="muon")
     )
     """The vision tower."""
     talk: TalkMix = field(default_factory=TalkMix)
