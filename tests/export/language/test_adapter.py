@@ -110,7 +110,7 @@ def test_unknown_keys_are_listed(tmp_path: Path, key: str) -> None:
 @pytest.mark.parametrize(
     "base",
     [
-        None, "", "lmms-lab/LLaMA3-LLaVA", "/home/them/llama3-llava/", "C:\\models\\llama3-llava",
+        None, "", "lmms-lab/LLaMA3-LLaVA", "/models/llama3-llava/", "C:\\models\\llama3-llava",
         "lmms-lab/first-name",
     ],
 )  # fmt: skip
