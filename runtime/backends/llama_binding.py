@@ -143,6 +143,12 @@ _FUNCTIONS: tuple[tuple[str, Any, tuple[Any, ...]], ...] = (
     ("llama_model_load_from_file", pointer, (_BYTES, ModelParams)),
     ("llama_model_free", None, (pointer,)),
     ("llama_model_get_vocab", pointer, (pointer,)),
+    ("llama_adapter_lora_init", pointer, (pointer, _BYTES)),
+    (
+        "llama_set_adapters_lora",
+        c_int32,
+        (pointer, POINTER(pointer), c_size_t, POINTER(c_float)),
+    ),
     ("llama_free", None, (pointer,)),
     ("llama_get_memory", pointer, (pointer,)),
     ("llama_set_embeddings", None, (pointer, c_bool)),

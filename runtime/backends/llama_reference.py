@@ -9,6 +9,7 @@ import numpy as np
 
 from .. import machine
 from ..errors import DeviceError, EngineError
+from ..language.adapter_file import AdapterFile
 from ..language.decoder import Batch, Spot
 from ..language.gguf_file import LanguageFile
 from .llama_byte_pairs import BytePairs
@@ -22,14 +23,17 @@ _Cache = tuple[np.ndarray, ...]
 class ReferenceDecoder:
     """LLaMA (Touvron et al. 2023) and Qwen2 (Yang et al. 2024), a sequence after the other.
 
-    Weights are float32, whatever the file holds them in.
+    Weights are float32, whatever the file holds them in, an adapter's sum included.
     """
 
     name = "reference"
 
-    def __init__(self, file: LanguageFile, cache_dtype: str) -> None:
+    def __init__(
+        self, file: LanguageFile, cache_dtype: str, adapter: AdapterFile | None = None
+    ) -> None:
         """Run `file`'s model and keep its keys and values as `cache_dtype`."""
         self._file = file
+        self._adapter = adapter
         self._spec = file.spec
         self._dtype = np.dtype(cache_dtype)
         self._weights: dict[str, np.ndarray] = {}
@@ -153,7 +157,9 @@ class ReferenceDecoder:
 
     def _weight(self, name: str) -> np.ndarray:
         if name not in self._weights:
-            self._weights[name] = self._file.tensor(name)
+            change = self._adapter and self._adapter.change(name)
+            weight = self._file.tensor(name)
+            self._weights[name] = weight if change is None else weight + change
         return self._weights[name]
 
 
@@ -166,7 +172,13 @@ def find_spot(device: str) -> Spot:
 
 
 def open_decoder(
-    file: LanguageFile, *, device: str, threads: int, context_tokens: int, cache_dtype: str
+    file: LanguageFile,
+    *,
+    device: str,
+    threads: int,
+    context_tokens: int,
+    cache_dtype: str,
+    adapter: AdapterFile | None,
 ) -> ReferenceDecoder:
     """Run a file's model; see `language_decoder.DecoderModule`.
 
@@ -179,4 +191,4 @@ def open_decoder(
             f"the reference takes positions as they are; {file.path} scales them ({scaling}); "
             "take backend llamacpp"
         )
-    return ReferenceDecoder(file, cache_dtype)
+    return ReferenceDecoder(file, cache_dtype, adapter)

@@ -10,6 +10,7 @@ import numpy as np
 
 from .. import machine
 from ..errors import DeviceError, EngineError
+from ..language.adapter_file import AdapterFile
 from ..language.decoder import MAX_SEQUENCES, TOGETHER, Batch, Spot
 from ..language.gguf_file import LanguageFile
 from . import llama_binding
@@ -175,15 +176,23 @@ def find_spot(device: str) -> Spot:
 
 
 def open_decoder(
-    file: LanguageFile, *, device: str, threads: int, context_tokens: int, cache_dtype: str
+    file: LanguageFile,
+    *,
+    device: str,
+    threads: int,
+    context_tokens: int,
+    cache_dtype: str,
+    adapter: AdapterFile | None,
 ) -> LlamaDecoder:
     """Load a model and allocate its cache; see `language_decoder.DecoderModule`.
 
     Raises:
-        EngineError: llama.cpp refuses the file, or its context.
+        EngineError: llama.cpp refuses the file, its adapter, or its context.
     """
     llama = llama_binding.load()
     model = _load_model(llama, file, device)
+    # An adapter is loaded first, as a context makes room for those that the model has then.
+    loaded = _load_adapter(llama, model, adapter) if adapter else None
     params = llama.call.llama_context_default_params()
     # llama.cpp ends the process where a batch has less room than there are sequences.
     params.n_ctx = params.n_batch = -(-context_tokens // _GRANULE) * _GRANULE
@@ -202,7 +211,16 @@ def open_decoder(
             f"{llama.name} must make a context of {context_tokens} tokens for {file.path}; it "
             f"refuses: {llama.said()}; take fewer tokens"
         )
-    return LlamaDecoder(llama, model, context, file)
+    decoder = LlamaDecoder(llama, model, context, file)
+    if loaded:
+        one, scale = ctypes.c_void_p(loaded), ctypes.c_float(1)
+        if status := llama.call.llama_set_adapters_lora(context, one, 1, scale):
+            decoder.close()
+            raise EngineError(
+                f"llama.cpp must add an adapter; it returns {status}: {llama.said()}; merge it "
+                "into the model"
+            )
+    return decoder
 
 
 def _load_model(llama: Llama, file: LanguageFile, device: str) -> Any:
@@ -218,6 +236,18 @@ def _load_model(llama: Llama, file: LanguageFile, device: str) -> Any:
             f"{llama.name} must load {file.path}; it refuses: {llama.said()}; export it again"
         )
     return model
+
+
+def _load_adapter(llama: Llama, model: Any, adapter: AdapterFile) -> Any:
+    """Load what is freed with its model."""
+    loaded = llama.call.llama_adapter_lora_init(model, str(adapter.path).encode())
+    if not loaded:
+        llama.call.llama_model_free(model)
+        raise EngineError(
+            f"{llama.name} must load the adapter {adapter.path}; it refuses: {llama.said()}; "
+            "convert it again"
+        )
+    return loaded
 
 
 def _gpus(llama: Llama) -> list[int]:

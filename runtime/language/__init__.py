@@ -12,6 +12,7 @@ import numpy as np
 from .. import machine
 from ..errors import DeviceError, EngineError, PromptError, UsageError
 from . import state as language_state
+from .adapter_file import AdapterFile
 from .cache import Cells, Place
 from .decoder import Batch, Decoder
 from .gguf_file import LanguageFile
@@ -33,15 +34,18 @@ class LanguageEngine:
         device: str,
         context_tokens: int,
         cache_dtype: str,
+        adapter: AdapterFile | None = None,
     ) -> None:
-        """Wrap an open decoder of `file`'s model; see `language_open.open_language`."""
+        """Wrap an open decoder of `file`'s model; see `opening.open_language`."""
         self.spec = file.spec
         self.device = device
         self.context_tokens = context_tokens
         self._file = file
         self._decoder: Decoder | None = decoder
         self._origin = language_state.Origin(
-            model=file.spec.fingerprint, backend=decoder.name, cache_dtype=cache_dtype
+            model=file.spec.fingerprint + (f"+{adapter.fingerprint}" if adapter else ""),
+            backend=decoder.name,
+            cache_dtype=cache_dtype,
         )
         self._lock = RLock()
         self._cells = Cells(context_tokens, self._lock, decoder.drop)

@@ -7,6 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
+from .adapter_file import AdapterFile
 from .gguf_file import LanguageFile
 
 __all__ = ["MAX_SEQUENCES", "TOGETHER", "Batch", "Decoder", "DecoderModule", "Spot"]
@@ -108,7 +109,13 @@ class DecoderModule(Protocol):
 
     @staticmethod
     def open_decoder(
-        file: LanguageFile, *, device: str, threads: int, context_tokens: int, cache_dtype: str
+        file: LanguageFile,
+        *,
+        device: str,
+        threads: int,
+        context_tokens: int,
+        cache_dtype: str,
+        adapter: AdapterFile | None,
     ) -> Decoder:
-        """Load the model and allocate its cache, or raise an EngineError."""
+        """Load the model with its adapter and allocate its cache, or raise an EngineError."""
         ...

@@ -216,7 +216,7 @@ class LanguageFile:
             begin=facts.get("tokenizer.ggml.bos_token_id"),
             end=facts.get("tokenizer.ggml.eos_token_id"),
             weight_bytes=sum(tensor.stop - tensor.start for tensor in self._tensors.values()),
-            fingerprint=self._fingerprint(),
+            fingerprint=self.fingerprint,
         )
 
     @property
@@ -226,6 +226,11 @@ class LanguageFile:
         kinds = map(TokenKind, self.metadata["tokenizer.ggml.token_type"])
         scores = self.metadata.get("tokenizer.ggml.scores", np.zeros(len(texts))).tolist()
         return list(zip(texts, scores, kinds, strict=True))
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Extents of each tensor by its name, rows first as NumPy counts them."""
+        return {name: tensor.shape for name, tensor in self._tensors.items()}
 
     def __contains__(self, name: str) -> bool:
         return name in self._tensors
@@ -270,7 +275,9 @@ class LanguageFile:
             "keep it in Q8_0 when you quantize (llama-quantize --token-embedding-type q8_0)"
         )
 
-    def _fingerprint(self) -> str:
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the header and the first 256 bytes of each tensor."""
         data_start = min(tensor.start for tensor in self._tensors.values())
         digest = hashlib.sha256(self._bytes[:data_start].tobytes())
         for tensor in self._tensors.values():

@@ -24,7 +24,7 @@ class Origin:
     schema: str = _SCHEMA
     """What these bytes are."""
     model: str
-    """`LanguageSpec.fingerprint`."""
+    """`LanguageSpec.fingerprint`, and that of an adapter behind a "+"."""
     backend: str
     """`Decoder.name`."""
     cache_dtype: str

@@ -124,6 +124,32 @@ def _weights(
     return weights | {"output_norm.weight": 1 + draw(width), "output.weight": draw(rows, width)}
 
 
+def write_adapter(
+    path: Path,
+    shapes: dict[str, tuple[int, int]],
+    *,
+    architecture: str = "llama",
+    kind: str = "lora",
+    alpha: float = 0.0,
+    rank: int = 4,
+) -> Path:
+    """Write a LoRA with random factors for matrices of (rows, columns)."""
+    writer = gguf.GGUFWriter(str(path), architecture)
+    writer.add_type("adapter")
+    writer.add_string("adapter.type", kind)
+    writer.add_float32("adapter.lora.alpha", alpha)
+    rng = np.random.default_rng(1)
+    for name, (rows, columns) in shapes.items():
+        for side, shape in (("a", (rank, columns)), ("b", (rows, rank))):
+            factor = rng.normal(0, 0.2, shape).astype(np.float32)
+            writer.add_tensor(f"{name}.lora_{side}", factor)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
 def open_on(backend: str, path: Path, **options: object) -> LanguageEngine:
     """Open a model with one thread of the CPU, or skip the test, saying how to get the library."""
     options = {"context_tokens": 256, "device": "cpu", "threads": 1, **options}

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import ctypes
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ from safetensors.torch import save_file
 from saymask.export.language.conversion import convert, convert_adapter
 from saymask.export.language.layout import read_layout
 from saymask.export.weights import map_tensors
-from saymask.runtime.backends import llama_binding
 from saymask.runtime.errors import CheckpointError, UnknownNameError
 from saymask.runtime.language import LanguageEngine
 from saymask.runtime.language.gguf_file import LanguageFile
@@ -42,10 +40,12 @@ IDS = np.random.default_rng(0).integers(3, 380, 100)
 Q, UP = "model.layers.0.self_attn.q_proj", "model.layers.1.mlp.up_proj"
 
 
-def _open(path: Path, backend: str = "llamacpp") -> LanguageEngine:
+def _open(path: Path, backend: str = "llamacpp", adapter: Path | None = None) -> LanguageEngine:
     if backend == "llamacpp":
         need_llama_cpp()
-    return open_language(path, context_tokens=256, device="cpu", threads=1, backend=backend)
+    return open_language(
+        path, context_tokens=256, device="cpu", threads=1, backend=backend, adapter=adapter
+    )
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
@@ -192,30 +192,37 @@ def test_an_adapter_that_names_another_model_is_merged_with_a_warning(
     assert all("was trained on 'their/other', and is merged into 'model'" in it for it in found)
 
 
-def test_llama_cpp_adds_an_adapter_while_it_runs(tmp_path: Path) -> None:
-    weights = random_weights(llama_config())
-    folder = write_folder(tmp_path / "model", weights=weights)
-    adapter = write_adapter(tmp_path / "adapter", weights, modules=(Q, UP), use_rslora=True)
+@pytest.mark.parametrize("backend", ["llamacpp", "reference"])
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("vicuna", {"use_rslora": True}),
+        ("llama-3.1", {}),
+        ("qwen2", {"alpha_pattern": {"q_proj": 3}}),
+    ],
+)
+def test_an_adapter_beside_a_model_is_as_one_that_is_merged(
+    tmp_path: Path, name: str, changes: dict[str, Any], backend: str
+) -> None:
+    weights = random_weights(llama_config(**LAYOUTS[name]))
+    folder = write_folder(tmp_path / "model", weights=weights, **LAYOUTS[name])
+    modules = tuple(
+        key.removesuffix(".weight")
+        for key in weights
+        if key.endswith("_proj.weight") or key == "lm_head.weight"
+    )
+    adapter = write_adapter(tmp_path / "adapter", weights, modules=modules, **changes)
     convert(folder, tmp_path / "plain.gguf", format="F32")
     convert(folder, tmp_path / "merged.gguf", format="F32", adapter=adapter)
     convert_adapter(adapter, tmp_path / "adapter.gguf", layout=read_layout(folder))
-    with _open(tmp_path / "merged.gguf") as engine:
-        expected = engine.prefill([IDS]).last.logits
-    with _open(tmp_path / "plain.gguf") as engine:
-        _add_adapter(engine._decoder, tmp_path / "adapter.gguf")
-        assert largest_difference(engine.prefill([IDS]).last.logits, expected) < 1e-5
-
-
-def _add_adapter(decoder: Any, path: Path) -> None:
-    call = llama_binding.load().call
-    call.llama_adapter_lora_init.restype = ctypes.c_void_p
-    adapter = call.llama_adapter_lora_init(ctypes.c_void_p(decoder._model), str(path).encode())
-    assert adapter
-    adapters, scales = (ctypes.c_void_p * 1)(adapter), (ctypes.c_float * 1)(1.0)
-    status = call.llama_set_adapters_lora(
-        ctypes.c_void_p(decoder._context), adapters, ctypes.c_size_t(1), scales
-    )
-    assert status == 0
+    with _open(tmp_path / "merged.gguf", backend) as engine:
+        expected = engine.prefill([IDS]).last
+    with _open(tmp_path / "plain.gguf", backend, adapter=tmp_path / "adapter.gguf") as engine:
+        found = engine.prefill([IDS]).last
+    assert largest_difference(found.logits, expected.logits) < 1e-5
+    assert largest_difference(found.hidden, expected.hidden) < 1e-5
+    with _open(tmp_path / "plain.gguf", backend) as engine:
+        assert largest_difference(engine.prefill([IDS]).last.logits, expected.logits) > 0.1
 
 
 def test_weights_that_half_precision_can_not_hold_are_refused(tmp_path: Path) -> None:

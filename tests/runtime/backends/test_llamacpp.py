@@ -12,6 +12,7 @@ import pytest
 
 from saymask.runtime.backends import llama_binding, llamacpp
 from saymask.runtime.errors import DeviceError, EngineError, MissingExtraError
+from saymask.runtime.language.adapter_file import AdapterFile
 from saymask.runtime.language.opening import open_language
 
 from .. import tiny_gguf
@@ -48,6 +49,19 @@ def test_a_batch_of_several_steps(model):
         many = engine.extend(prefix, [[token] * 11 for token in range(100)], has_hidden=True)
         (alone,) = engine.extend(prefix, [[99] * 11])
     np.testing.assert_allclose(many[99].logits, alone.logits, atol=1e-4)
+
+
+def test_adapters_that_llama_cpp_refuses(model, tmp_path, llama, monkeypatch):
+    path = tiny_gguf.write_adapter(tmp_path / "adapter.gguf", {"blk.0.attn_q.weight": (64, 64)})
+    with monkeypatch.context() as patch:
+        patch.setattr(llama.call, "llama_set_adapters_lora", lambda *_: -1)
+        with pytest.raises(EngineError, match="must add an adapter; it returns -1: .*; merge it"):
+            open_on("llamacpp", model, adapter=path)
+    monkeypatch.setattr(AdapterFile, "_check_fit", lambda *_: None)
+    tiny_gguf.write_adapter(path, {"blk.0.attn_q.weight": (64, 32)})
+    with pytest.raises(EngineError, match="must load the adapter .*gguf; it refuses: .*convert"):
+        open_on("llamacpp", model, adapter=path)
+    open_on("llamacpp", model).close()
 
 
 def test_four_bits(tmp_path):
