@@ -261,9 +261,10 @@ def test_a_full_cache(engine):
     assert engine.generate(held, stop=[], max_tokens=56).prefix.tokens == 256
 
 
-def test_more_than_the_model_was_trained_for(llama):
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_more_than_the_model_was_trained_for(llama, backend):
     with (
-        open_on("reference", llama, context_tokens=4096) as engine,
+        open_on(backend, llama, context_tokens=4096) as engine,
         pytest.raises(PromptError, match="at most 2048 tokens, which .* was trained for; got 2049"),
     ):
         engine.prefill([[5] * 2049])
