@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -60,9 +61,18 @@ def sam2_network(config: str, spec: Sam2VideoSpec | None = None) -> Any:
     from sam2 import modeling
 
     folder = Path(modeling.__file__).parents[1] / "configs" / "sam2"
-    model = OmegaConf.load(folder / f"sam2_hiera_{config}.yaml").model
+    file = folder / f"sam2_hiera_{config}.yaml"
     if spec is None:
-        return instantiate(model)
+        return instantiate(OmegaConf.load(file).model)
+    return resized_network(file, spec, modeling.__name__)
+
+
+def resized_network(file: Path, spec: Sam2VideoSpec, modeling: str) -> Any:
+    """Build the network of a configuration, resized to `spec`, from the package `modeling`."""
+    from hydra.utils import instantiate
+    from omegaconf import OmegaConf
+
+    model = OmegaConf.load(file).model
     image, neck = spec.visual.image_encoder, model.image_encoder.neck
     model.image_encoder.trunk.update(
         embed_dim=image.width,
@@ -77,7 +87,9 @@ def sam2_network(config: str, spec: Sam2VideoSpec | None = None) -> Any:
     _resize_memory(model, image.out_width, spec.visual.mask_decoder.grid_hw, spec.memory)
     model.update(image_size=image.image_hw[0], binarize_mask_from_pts_for_mem_enc=True)
     network = instantiate(model)
-    network.sam_prompt_encoder, network.sam_mask_decoder = _sam_heads(spec.visual.mask_decoder)
+    network.sam_prompt_encoder, network.sam_mask_decoder = _sam_heads(
+        spec.visual.mask_decoder, modeling
+    )
     return network
 
 
@@ -93,16 +105,18 @@ def _resize_memory(model: Any, width: int, grid_hw: tuple[int, int], spec: Memor
     encoder.mask_downsampler.embed_dim = encoder.fuser.layer.dim = width
 
 
-def _sam_heads(spec: SamSpec) -> tuple[nn.Module, nn.Module]:
+def _sam_heads(spec: SamSpec, modeling: str) -> tuple[nn.Module, nn.Module]:
     """Build what the package itself only builds for square frames and 256 channels."""
-    from sam2.modeling.sam.mask_decoder import MaskDecoder
-    from sam2.modeling.sam.prompt_encoder import PromptEncoder
-    from sam2.modeling.sam.transformer import TwoWayTransformer
-
-    prompt_encoder = PromptEncoder(spec.width, spec.grid_hw, spec.frame_hw, mask_in_chans=16)
-    mask_decoder = MaskDecoder(
+    prompts, masks, transformers = (
+        importlib.import_module(f"{modeling}.sam.{name}")
+        for name in ("prompt_encoder", "mask_decoder", "transformer")
+    )
+    prompt_encoder = prompts.PromptEncoder(
+        spec.width, spec.grid_hw, spec.frame_hw, mask_in_chans=16
+    )
+    mask_decoder = masks.MaskDecoder(
         transformer_dim=spec.width,
-        transformer=TwoWayTransformer(2, spec.width, spec.heads, spec.mlp_width),
+        transformer=transformers.TwoWayTransformer(2, spec.width, spec.heads, spec.mlp_width),
         iou_head_hidden_dim=spec.width,
         use_high_res_features=True,
         iou_prediction_use_sigmoid=True,

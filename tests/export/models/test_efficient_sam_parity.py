@@ -44,7 +44,7 @@ def official(references) -> Iterator[ModuleType]:
         del sys.modules[name]
 
 
-def _reference(official: ModuleType, spec: EfficientSamSpec) -> nn.Module:
+def build_reference(official: ModuleType, spec: EfficientSamSpec) -> nn.Module:
     """Build an EfficientSAM of the reference's own parts with a value in every parameter."""
     torch.manual_seed(0)
     decoder, side = spec.mask_decoder, spec.image_hw[0]
@@ -102,7 +102,7 @@ def test_official_layouts(official, size, width, heads):
 
 @pytest.mark.parametrize("size", SPECS)
 def test_image_encoder(official, size, report_parity):
-    reference = _reference(official, SPECS[size])
+    reference = build_reference(official, SPECS[size])
     image = torch.randn(2, 3, *SPECS[size].image_hw)
     (found,) = _ours(reference, SPECS[size]).encode(image)
     expected = reference.image_encoder(image)
@@ -115,7 +115,7 @@ def test_image_encoder(official, size, report_parity):
 @pytest.mark.parametrize("size", SPECS)
 def test_mask_decoder(official, size, report_parity):
     spec = SPECS[size].mask_decoder
-    reference = _reference(official, SPECS[size])
+    reference = build_reference(official, SPECS[size])
     ours = _ours(reference, SPECS[size])
     embedding, sparse = torch.randn(1, spec.width, *spec.grid_hw), torch.randn(6, 3, spec.width)
     positions = ours.prompt_encoder.dense_positions()
@@ -130,7 +130,7 @@ def test_mask_decoder(official, size, report_parity):
 @pytest.mark.parametrize("size", SPECS)
 def test_encode_and_decode(official, size, report_parity):
     spec = SPECS[size]
-    reference = _reference(official, spec)
+    reference = build_reference(official, spec)
     ours = _ours(reference, spec)
     image, sparse = torch.randn(1, 3, *spec.image_hw), torch.randn(6, 1, spec.mask_decoder.width)
     found, _ = ours.decode(ours.encode(image), sparse)

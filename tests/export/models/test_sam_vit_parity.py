@@ -38,7 +38,7 @@ def official() -> Iterator[ModuleType]:
         del sys.modules[name]
 
 
-def _reference(official: ModuleType, spec: SamVitSpec) -> nn.Module:
+def build_reference(official: ModuleType, spec: SamVitSpec) -> nn.Module:
     """Build a SAM of the reference's own parts with a value of its own in every parameter."""
     torch.manual_seed(0)
     (side, _), (cells, _), width = spec.image_hw, spec.grid_hw, spec.out_width
@@ -104,7 +104,7 @@ def test_official_layouts(official, size):
 
 @pytest.mark.parametrize("size", SPECS)
 def test_image_encoder(official, size, report_parity):
-    reference = _reference(official, SPECS[size])
+    reference = build_reference(official, SPECS[size])
     ours = _ours(reference, SPECS[size], "single")
     image = torch.randn(2, 3, *SPECS[size].image_hw)
     (found,) = ours.encode(image)
@@ -119,7 +119,7 @@ def test_image_encoder(official, size, report_parity):
 @pytest.mark.parametrize("size", SPECS)
 def test_encode_and_decode(official, size, mask, report_parity):
     spec = SPECS[size]
-    reference = _reference(official, spec)
+    reference = build_reference(official, spec)
     ours = _ours(reference, spec, mask)
     image, sparse = torch.randn(1, 3, *spec.image_hw), torch.randn(6, 1, spec.out_width)
     found, _ = ours.decode(ours.encode(image), sparse)
