@@ -31,6 +31,8 @@ MEMORY_MIB = 1024
 """What inner tensors may take at once where nothing else is said."""
 
 _MIB = 2**20
+_KEEP_EVERY_S = 30.0
+"""Counts are kept no more often: to write them after every short run would take longer than it."""
 
 
 def observe(
@@ -44,7 +46,7 @@ def observe(
     work: Path | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Histogram]:
-    """Run a graph over real data and count the values of chosen tensors.
+    """Run a graph over real data and look at the values of chosen tensors.
 
     Where these do not fit into memory at once, the graph goes part by part, each over all runs;
     what one part hands to the next lies on disk. No node runs twice.
@@ -54,10 +56,11 @@ def observe(
         feeds: Inputs by name, of one run each; one is held at a time.
         tensors: Names of float tensors anywhere in the graph, its inputs included.
         threads: Threads of one operator.
-        channel_axes: Those of `tensors` whose channels are counted apart, each with their axis.
+        channel_axes: Those of `tensors` whose channels are told apart, each with their axis; how
+            far each reaches is all that is kept of them.
         memory_mib: What the tensors that one run takes, shows and hands on may hold together; the
             part's weights and scratch come on top.
-        work: Folder to keep counts in after each run, for this graph, data and tensors alone. A
+        work: Folder to keep counts in twice a minute, for this graph, data and tensors alone. A
             second call goes on from there, whatever memory it may take. None keeps nothing.
         say: Is told in one line each what will be done and how long it may take.
 
@@ -181,10 +184,13 @@ class _Way:
         if done == len(self.feeds):
             return
         engine = self.line.open(part, threads=self.threads) if part.shown or part.carried else None
+        kept_s = time.monotonic()
         for number in range(done, len(self.feeds)):
             start = time.monotonic()
             self._run_once(part, before, engine, number)
-            kept.save(self._watched(part), number + 1)
+            if number + 1 == len(self.feeds) or time.monotonic() - kept_s >= _KEEP_EVERY_S:
+                kept.save(self._watched(part), number + 1)
+                kept_s = time.monotonic()
             if number == done:
                 self._foretell(part, time.monotonic() - start, len(self.feeds) - done, title)
 

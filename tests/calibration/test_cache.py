@@ -45,7 +45,7 @@ def test_a_damaged_file_counts_as_none(tmp_path, histograms, rest):
     path.write_bytes(path.read_bytes()[:rest])
     found, runs = kept.load(_empty())
     assert runs == 0
-    assert len(found["z"].counts) == 0
+    assert len(found["z"].lows) == 0
 
 
 def test_a_folder_is_claimed_once(tmp_path):

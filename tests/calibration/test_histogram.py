@@ -49,18 +49,28 @@ def test_many_values_are_counted_slice_by_slice():
 
 
 @pytest.mark.parametrize("axis", [0, 1, -1])
-def test_channels_apart_are_like_each_channel_alone(axis):
+def test_channels_apart_reach_as_far_as_each_alone(axis):
     generator = np.random.default_rng(0)
     parts = [generator.normal(size=(3, 20, 30)) for _ in range(4)]
     parts = [np.moveaxis(part * [[[0.01]], [[1]], [[300]]], 0, axis) for part in parts]
     together = _histogram(*parts, channel_axis=axis)
     assert together.absmax.shape == (3,)
-    for number, channel in enumerate(together.channels()):
-        alone = [np.take(part, [number], axis) for part in parts]
-        assert _is_same(channel, _histogram(*alone, channel_axis=axis))
-        extremes = np.float32([np.min(alone), np.max(alone)])
-        assert channel.range(100) == Range(low=extremes[0], high=extremes[1])
-        assert together.absmax[number] == max(-extremes[0], extremes[1])
+    for number in range(3):
+        alone = _histogram(*(np.take(part, number, axis) for part in parts))
+        whole = alone.range(100)
+        assert (together.lows[number], together.highs[number]) == (whole.low, whole.high)
+        assert together.absmax[number] == alone.absmax[0]
+
+
+def test_a_channel_takes_no_more_than_its_two_ends():
+    found = _histogram(*(np.ones((2, 10_000), np.float32),) * 3, channel_axis=1)
+    assert sum(array.nbytes for array in found.state().values()) == 2 * 4 * 10_000
+    assert found.counts.size == 0
+    again = Histogram.restored(found.state(), channel_axis=1)
+    again.add(np.full((5, 10_000), -3))
+    assert again.absmax.tolist() == [3] * 10_000
+    with pytest.raises(UsageError, match="got 0 counted values and 100"):
+        again.range(100)
 
 
 def test_channels_must_stay():

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tracemalloc
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 import onnx
 import pytest
 
+from saymask.calibration.cache import KeptHistograms
 from saymask.calibration.ranges import Range, observe
 from saymask.runtime.errors import EngineError, OutputError, UsageError
 
@@ -22,13 +24,15 @@ RUNS = 3
 KILLED = """
 import os, signal, sys
 import numpy as np, onnx
+from saymask.calibration import ranges
 from saymask.calibration.ranges import observe
 
 def die(line):
     if line.startswith("part 2 of"):
         os.kill(os.getpid(), signal.SIGKILL)
 
-model, data, work = sys.argv[1:]
+model, data, work, every_s = sys.argv[1:]
+ranges._KEEP_EVERY_S = float(every_s)
 feeds = [{"x": array} for array in np.load(data)]
 observe(onnx.load(model), feeds, ["x", *(f"t{n}" for n in range(10))],
         memory_mib=1, work=work and __import__("pathlib").Path(work), say=die)
@@ -198,23 +202,48 @@ def test_a_second_call_runs_nothing(chain, arrays, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["key.json", "whole"]
 
 
-@pytest.mark.parametrize("memory_mib", [1, 2])
-def test_a_killed_calibration_goes_on(chain, arrays, tmp_path, memory_mib):
+@pytest.mark.parametrize(("memory_mib", "every_s", "spared"), [(1, 0, 1), (1, 99, 0), (2, 0, None)])
+def test_a_killed_calibration_goes_on(chain, arrays, tmp_path, memory_mib, every_s, spared):
     model, work = chain(CHAIN_STEPS), tmp_path / "work"
     tensors = ["x", *(f"t{number}" for number in range(CHAIN_STEPS))]
     onnx.save(model, tmp_path / "model.onnx")
     np.save(tmp_path / "data.npy", arrays)
-    process = subprocess.run(
-        [sys.executable, "-c", KILLED, tmp_path / "model.onnx", tmp_path / "data.npy", work]
-    )
+    given = [tmp_path / "model.onnx", tmp_path / "data.npy", work, str(every_s)]
+    process = subprocess.run([sys.executable, "-c", KILLED, *given])
     assert process.returncode == -signal.SIGKILL
     fresh, resumed = Feeds(arrays), Feeds(arrays)
     expected = observe(model, fresh, tensors, memory_mib=memory_mib, work=tmp_path / "other")
     found = observe(model, resumed, tensors, memory_mib=memory_mib, work=work)
     assert _extremes(found) == _extremes(expected)
     assert all((found[n].counts == expected[n].counts).all() for n in tensors)
-    if memory_mib == 1:
-        assert fresh.asked - resumed.asked == RUNS + 1, "part 1, and a run of part 2"
+    if spared is not None:
+        assert fresh.asked - resumed.asked == RUNS + spared, "part 1, and what was kept of part 2"
+
+
+@pytest.mark.parametrize(("every_s", "times"), [(30, 1 + 1), (0, 40 + 1)])
+def test_short_runs_are_kept_together(model, tmp_path, monkeypatch, every_s, times):
+    kept, save = [], KeptHistograms.save
+    monkeypatch.setattr("saymask.calibration.ranges._KEEP_EVERY_S", every_s)
+    monkeypatch.setattr(KeptHistograms, "save", lambda *given: (kept.append(1), save(*given)))
+    observe(model, [{"x": np.ones(3, np.float32)}] * 40, ["x", "s"], work=tmp_path)
+    assert len(kept) == times, "of the one part, and at the end of the whole"
+
+
+def test_many_channels_take_little(build, tmp_path):
+    model = build(
+        """
+        <ir_version: 9, opset_import: ["" : 20]>
+        wide (float[n,c] x) => (float[n,c] y) { [back] y = Neg (x) }
+        """
+    )
+    feeds = [{"x": np.full((2, 20_000), number, np.float32)} for number in range(5)]
+    tracemalloc.start()
+    found = observe(model, feeds, ["x", "y"], channel_axes={"x": 1, "y": 1}, work=tmp_path)
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found["y"].absmax.tolist() == [4] * 20_000
+    assert peak_bytes < 8 * 2**20, "1024 bins a channel would be 312 MiB"
+    assert sum(path.stat().st_size for path in tmp_path.rglob("*.npz")) < 2**20
 
 
 @pytest.mark.parametrize("other", ["graph", "data", "set of tensors"])
