@@ -87,9 +87,8 @@ def export(recipe: ExportRecipe, say: Callable[[str], None]) -> Bundle:
     _check_names(recipe)
     Bundle.check_target(recipe.out)
     checkpoint = _checkpoint(recipe, module)
-    samples = read_samples(
-        recipe.samples or checkpoint.folder / SAMPLES_FOLDER, limit=recipe.sample_limit
-    )
+    pictures = recipe.samples or checkpoint.folder / SAMPLES_FOLDER
+    samples = read_samples(pictures, limit=recipe.sample_limit)
     steps = Steps(say)
     with tempfile.TemporaryDirectory() as scratch:
         manifest, graphs = _trace(recipe, checkpoint, module, Path(scratch), steps)
