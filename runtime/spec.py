@@ -151,7 +151,8 @@ class Manifest:
     variant: str
     """Size of the networks, for example "mini"."""
     precision: str
-    """What was asked for: "fp32", "int8" or "fp8"."""
+    """What was asked for, for example "int8"; with "fp16" the graphs are FP32, and engines halve
+    them."""
     target: str
     """What the graphs are written for: a key of `engine.CPU_BACKENDS`."""
     stages: tuple[StageSpec, ...]
