@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,13 @@ from ..runtime.errors import SourceError, UsageError
 from ..runtime.sources import Frame, Source, Still, open_sources
 from .samples import PHRASES_FILE, Sample, read_samples, sampled_pictures
 
-__all__ = ["PHRASES_PER_PICTURE", "calibration_samples", "fingerprint", "read_phrases"]
+__all__ = [
+    "PHRASES_PER_PICTURE",
+    "ChosenSamples",
+    "calibration_samples",
+    "fingerprint",
+    "read_phrases",
+]
 
 PHRASES_PER_PICTURE = 4
 """Phrases of the user's list that each picture without phrases of its own is given."""
@@ -26,9 +34,23 @@ _GOLDEN = (5**0.5 - 1) / 2
 _LOG = logging.getLogger("saymask")
 
 
-def calibration_samples(
-    source: str, count: int, *, phrases: Sequence[str] = ()
-) -> tuple[Sample, ...]:
+@dataclass(frozen=True, slots=True)
+class ChosenSamples:
+    """Samples that are known by number and read one by one, anew whenever they are gone through."""
+
+    count: int
+    """How many there are."""
+    read: Callable[[], Iterator[Sample]]
+    """Begins to read them; keeps none."""
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[Sample]:
+        return self.read()
+
+
+def calibration_samples(source: str, count: int, *, phrases: Sequence[str] = ()) -> ChosenSamples:
     """Choose representative frames and what is said of them.
 
     Frames lie evenly over a folder or a video; in place of one that nearly equals another, one from
@@ -42,6 +64,10 @@ def calibration_samples(
         phrases: What will be said of such frames. They are dealt out in turn, up to
             `PHRASES_PER_PICTURE` to each, and take the place of the folder's own.
 
+    Returns:
+        Samples of which one is in memory at a time; to go through them may raise a SourceError too,
+        where a line of `phrases.jsonl` or its mask is wrong.
+
     Raises:
         SourceError: There is no picture, or one that cannot be read.
         UsageError: `count` is below 1, nobody says anything of the frames, or they are live.
@@ -51,9 +77,10 @@ def calibration_samples(
     folder = Path(source)
     try:
         if not phrases and (folder / PHRASES_FILE).is_file():
-            stills = [Still(str(picture)) for picture in sampled_pictures(folder)]
-            names = [frame.name for frame in _distinct(stills, count, source)]
-            return read_samples(folder, pictures=[Path(name) for name in names])
+            pictures = sampled_pictures(folder)
+            places = _distinct([Still(str(picture)) for picture in pictures], count, source)
+            chosen = [pictures[number] for number, _ in places]
+            return ChosenSamples(len(chosen), partial(_spoken_of, folder, chosen))
         sources = open_sources(source)
     except OSError as error:
         raise SourceError(f"a source must be readable; {source} is not: {error}") from error
@@ -62,8 +89,8 @@ def calibration_samples(
             f"calibration needs what will be said of the pictures; {source} has no {PHRASES_FILE}; "
             "write your users' phrases into a file, one a line, and give --calib-phrases FILE"
         )
-    frames = _distinct(sources, count, source)
-    return tuple(_sample(number, frame, phrases) for number, frame in enumerate(frames))
+    places = _distinct(sources, count, source)
+    return ChosenSamples(len(places), partial(_dealt, sources, places, phrases))
 
 
 def read_phrases(path: Path) -> tuple[str, ...]:
@@ -102,8 +129,8 @@ def fingerprint(image_hwc: np.ndarray) -> np.ndarray:
     return (np.diff(gray, axis=1) > _LEAST_STEP).ravel()
 
 
-def _distinct(sources: Sequence[Source], count: int, reference: str) -> list[Frame]:
-    """Read everything once to compare and, but for what was chosen, keep none of it."""
+def _distinct(sources: Sequence[Source], count: int, reference: str) -> list[tuple[int, int]]:
+    """Read everything once to compare; return where the chosen are: source and frame, in order."""
     if any(source.is_live for source in sources):
         raise UsageError(
             f"calibration reads its source twice; {reference} is live; record some of it and give "
@@ -124,14 +151,7 @@ def _distinct(sources: Sequence[Source], count: int, reference: str) -> list[Fra
             len(chosen),
             count,
         )
-    wanted = {places[position] for position in chosen}
-    numbers = sorted({number for number, _ in wanted})
-    return [
-        frame
-        for number in numbers
-        for frame in sources[number].frames()
-        if (number, frame.index) in wanted
-    ]
+    return [places[position] for position in chosen]
 
 
 def _spread(prints: np.ndarray, count: int) -> list[int]:
@@ -148,6 +168,24 @@ def _spread(prints: np.ndarray, count: int) -> list[int]:
         if (different > _ALIKE_BITS).all():
             chosen.append(int(position))
     return sorted(chosen)
+
+
+def _spoken_of(folder: Path, pictures: Sequence[Path]) -> Iterator[Sample]:
+    """Read pictures that a folder brings phrases for."""
+    for picture in pictures:
+        yield from read_samples(folder, pictures=[picture])
+
+
+def _dealt(
+    sources: Sequence[Source], places: Sequence[tuple[int, int]], phrases: Sequence[str]
+) -> Iterator[Sample]:
+    """Read frames and deal out phrases."""
+    wanted = {place: number for number, place in enumerate(places)}
+    for which in dict.fromkeys(which for which, _ in places):
+        for frame in sources[which].frames():
+            number = wanted.get((which, frame.index))
+            if number is not None:
+                yield _sample(number, frame, phrases)
 
 
 def _sample(number: int, frame: Frame, phrases: Sequence[str]) -> Sample:

@@ -143,6 +143,8 @@ def calibration_runs(
         stages = [each for each in draft.manifest.files if each[0].startswith("stages/")]
         claim(folder, {"set of graphs": hashlib.sha256(repr(stages).encode()).hexdigest()})
     recorder = Recorder(folder)
+    watched = system.with_engines(recorder.watch)
     with steps.step("calibrate", f" on {len(samples)} pictures of {recipe.calib}"):
-        score_samples(system.with_engines(recorder.watch), samples)
+        for sample in samples:
+            watched.segment(sample.frame, prompts_from(sample.texts))
     return recorder.runs

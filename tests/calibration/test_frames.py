@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import weakref
 
 import av
 import cv2
@@ -85,7 +86,7 @@ def test_one_picture_repeated_is_one_and_said_so(folder, pictures, caplog):
 
 
 def test_phrases_are_dealt_out_in_turn(folder, pictures):
-    found = calibration_samples(str(folder(*pictures[:3])), 3, phrases=PHRASES)
+    found = list(calibration_samples(str(folder(*pictures[:3])), 3, phrases=PHRASES))
     assert found[0].texts == PHRASES[:4]
     assert found[1].texts == (PHRASES[4], *PHRASES[:3])
     assert found[2].tasks == ("single",) * 4
@@ -116,6 +117,42 @@ def test_the_drawn_world_brings_its_phrases_and_masks(tmp_path):
     assert bare.texts == ("the mug",)
     (other,) = calibration_samples(str(tmp_path / "stills" / "images"), 1, phrases=PHRASES)
     assert other.masks is None
+
+
+@pytest.mark.parametrize("kind", ["pictures", "clip", "stills"])
+def test_one_frame_is_in_memory_at_a_time(tmp_path, folder, pictures, kind):
+    phrases, source = PHRASES, str(tmp_path)
+    if kind == "pictures":
+        folder(*pictures)
+    elif kind == "clip":
+        source = _write_clip(tmp_path / "clip.mp4", pictures)
+    else:
+        phrases = ()
+        write_stills(
+            tmp_path, split="train", count=8, size_hw=(96, 128), seed=0,
+            tasks=("single",), has_sheet=False,
+        )  # fmt: skip
+    found = calibration_samples(source, 8, phrases=phrases)
+    seen = []
+    for _ in range(2):
+        frames = []
+        for sample in found:
+            frames.append(weakref.ref(sample.frame))
+            seen.append((sample.texts, fingerprint(sample.frame).tobytes()))
+            assert sum(frame() is not None for frame in frames) == 1
+    assert len(found) == 8
+    assert seen[:8] == seen[8:]
+    assert len(set(seen)) == 8
+
+
+def test_a_wrong_line_is_told_when_its_turn_comes(tmp_path, folder, pictures):
+    lines = [{"image": f"{n}.png", "text": "the mug"} for n in range(4)]
+    del lines[2]["text"]
+    (folder(*pictures[:4]) / "phrases.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    samples = iter(calibration_samples(str(tmp_path), 4))
+    assert [next(samples).texts for _ in range(2)] == [("the mug",)] * 2
+    with pytest.raises(SourceError, match="samples are a folder with phrases.jsonl"):
+        next(samples)
 
 
 @pytest.mark.parametrize("name", ["", "nothing.png", "*.jpg", "damaged"])

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import replace
 from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import pytest
 
+from saymask.calibration.arrays import StoredArrays
 from saymask.calibration.samples import Sample
-from saymask.export.observation import golden_arrays, observe
+from saymask.export.observation import calibration_runs, golden_arrays, observe
 from saymask.export.pipeline import export
 from saymask.export.recipe import ExportRecipe
+from saymask.export.steps import Steps
 from saymask.runtime.errors import CheckpointError, UsageError
 from saymask.runtime.masks import Masks
 
@@ -45,6 +49,50 @@ def test_ranges_may_come_from_pictures_of_the_users(tiny_checkpoint, tmp_path):
     (work / "runs" / "key.json").write_text('{"set of graphs": "of another network"}')
     with pytest.raises(UsageError, match="holds that of another set of graphs; delete that folder"):
         export(recipe, said.append)
+
+
+class _Endless:
+    """A system of one stage that makes 4 MiB of every picture, and one mask."""
+
+    def __init__(self):
+        self.stage, self.device = SimpleNamespace(name="image"), "cpu"
+        self.engine, self.frames, self.masks = self, [], []
+
+    def with_engines(self, watch):
+        self.engine = watch(self)
+        return self
+
+    def run(self, inputs):
+        return {"features": np.full(2**20, inputs["image"].mean(), np.float32)}
+
+    def segment(self, frame, prompts):
+        self.engine.run({"image": frame.astype(np.float32)})
+        mask = np.zeros((len(prompts), *frame.shape[:2]), np.bool_)
+        self.frames.append(weakref.ref(frame))
+        self.masks.append(weakref.ref(mask))
+        return Masks.of(mask, np.zeros(len(prompts), np.float32), ("",) * len(prompts))
+
+
+def test_calibration_keeps_no_picture_and_no_mask(tmp_path):
+    generator = np.random.default_rng(0)
+    for number in range(6):
+        image_hwc = generator.integers(0, 256, (8, 8, 3), np.uint8).repeat(8, 0).repeat(8, 1)
+        cv2.imwrite(str(tmp_path / f"{number}.png"), image_hwc)
+    (tmp_path / "phrases.txt").write_text("the mug\n")
+    recipe = ExportRecipe(
+        system="evf-sam",
+        out=tmp_path / "out",
+        calib=str(tmp_path / "*.png"),
+        calib_images=6,
+        calib_phrases=tmp_path / "phrases.txt",
+    )
+    system, said = _Endless(), []
+    draft, reference = SimpleNamespace(), SimpleNamespace()
+    runs = calibration_runs(recipe, draft, system, reference, tmp_path, Steps(said.append))
+    assert said == [f"calibrate on 6 pictures of {recipe.calib}"]
+    assert len(runs["image"]) == len(system.frames) == 6
+    assert not any(each() is not None for each in (*system.frames, *system.masks))
+    assert all(isinstance(run.outputs, StoredArrays) for run in runs["image"])
 
 
 class _Idle:
