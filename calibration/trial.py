@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 
 from ..runtime.engine import Engine
-from ..runtime.errors import UsageError
+from ..runtime.errors import OutputError, UsageError
+from .arrays import StoredArrays
 from .hosts import ONNXRUNTIME, Host
 from .plan import FLOATS
 from .quantize import Candidate
@@ -82,6 +85,7 @@ def measure(
         UsageError: FP32 or feeds are missing, or rounds are negative.
         EngineError: The host refuses a graph or a feed.
         MissingExtraError: It is not installed.
+        OutputError: There is no room on disk for FP32's outputs.
     """
     names = [candidate.precision for candidate in candidates]
     if "fp32" not in names or not feeds or rounds < 0:
@@ -98,7 +102,9 @@ def measure(
             )
             for each in candidates
         ]
-        differences = _compare(engines, fp32, feeds)
+        differences = _compare(
+            engines, fp32, feeds, Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        )
         times_ms = _time(engines, turns, feeds, threads, rounds, enough_s)
     return tuple(
         Trial(
@@ -144,10 +150,14 @@ def _integer_kernels(candidate: Candidate, feed: Mapping[str, np.ndarray], host:
 
 
 def _compare(
-    engines: Sequence[Engine], fp32: int, feeds: Sequence[Mapping[str, np.ndarray]]
+    engines: Sequence[Engine], fp32: int, feeds: Sequence[Mapping[str, np.ndarray]], folder: Path
 ) -> list[tuple[Difference, ...]]:
-    """Run every engine over all feeds beside FP32, which is the one of that number."""
-    expected = [engines[fp32].run(feed) for feed in feeds]
+    """Run every engine over all feeds beside FP32, which is the one of that number.
+
+    FP32's outputs wait on disk: in memory there would be more with every feed, and large engines,
+    of which one is open at a time, cannot take turns at each.
+    """
+    expected = _stored(engines[fp32], feeds, folder)
     outputs = list(expected[0])
     # For each engine and output: its square, FP32's square, their product, the largest difference.
     sums = np.zeros((len(engines), len(outputs), 4))
@@ -166,6 +176,21 @@ def _compare(
         )
         for rows in sums
     ]
+
+
+def _stored(
+    engine: Engine, feeds: Sequence[Mapping[str, np.ndarray]], folder: Path
+) -> list[StoredArrays]:
+    try:
+        return [
+            StoredArrays.write(folder / f"{number:06d}", engine.run(feed))
+            for number, feed in enumerate(feeds)
+        ]
+    except OSError as error:
+        raise OutputError(
+            f"FP32's outputs for {len(feeds)} feeds must lie on disk to compare with, which "
+            f"failed: {error}; free some space in {folder.parent}"
+        ) from error
 
 
 def _cosine(own: float, other: float, product: float) -> float:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from importlib.util import find_spec
 
 import numpy as np
 import pytest
 
 from saymask.calibration import quantize
+from saymask.calibration.arrays import StoredArrays
 from saymask.calibration.hosts import OPENVINO
 from saymask.calibration.quantize import Candidate
 from saymask.calibration.trial import Difference, Trial, measure
-from saymask.runtime.errors import UsageError
+from saymask.runtime.errors import OutputError, UsageError
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +62,35 @@ def test_differences_over_all_feeds(sign, factor, cosine, max_abs):
     _, other = measure([sign("fp32", 1), sign("int8-static", factor)], feeds, threads=1, rounds=1)
     assert other.least_cosine == pytest.approx(cosine, nan_ok=True)
     assert other.differences[0].max_abs == pytest.approx(max_abs, nan_ok=True)
+
+
+def test_outputs_take_no_more_memory_with_every_feed(build):
+    model = build(
+        """
+        <ir_version: 9, opset_import: ["" : 20]>
+        net (float[1] x) => (float[n] y) { [grow] y = Expand (x, shape) }
+        """,
+        shape=np.array([2**18]),
+    )
+    pair = [Candidate(precision=name, model=model, plan={}) for name in ("fp32", "int8-static")]
+    peaks_mib = []
+    for count in (1, 24):
+        feeds = [{"x": np.float32([number + 1])} for number in range(count)]
+        tracemalloc.start()
+        _, other = measure(pair, feeds, threads=1, rounds=0)
+        peaks_mib.append(tracemalloc.get_traced_memory()[1] / 2**20)
+        tracemalloc.stop()
+        assert other.least_cosine == pytest.approx(1)
+    assert peaks_mib[1] < peaks_mib[0] + 4, "a MiB for each of 24 feeds would be 23 more"
+
+
+def test_outputs_that_find_no_room_on_disk(sign, monkeypatch):
+    def full(folder, arrays):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(StoredArrays, "write", full)
+    with pytest.raises(OutputError, match="outputs for 1 feeds must lie on disk.*No space left"):
+        measure([sign("fp32", 1)], [{"x": np.float32([1, 2])}], threads=1, rounds=0)
 
 
 def test_zeros_are_alike(sign):
