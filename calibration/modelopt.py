@@ -28,6 +28,7 @@ __all__ = [
     "COMMANDS",
     "ENVIRONMENT",
     "METHODS",
+    "LIBRARY",
     "PYTHON",
     "modelopt_candidate",
     "modelopt_candidates",
@@ -48,6 +49,9 @@ COMMANDS = (
 """What makes the environment, without CUDA; ModelOpt's own extra "onnx" would bring it."""
 
 METHODS = {"int8": ("max", "entropy"), "fp8": ("max",)}
+LIBRARY = "ModelOpt"
+"""What it must have, in messages."""
+
 """Element -> how ModelOpt chooses ranges for it, the usual way first. Its FP8 scales are INT8 ones
 times 127/448, which holds where a range covers everything."""
 
@@ -167,7 +171,7 @@ def _run(python: Path, folder: Path, element: str, method: str) -> None:
         python=python,
         result=folder / QUANTIZED,
         missing=MISSING,
-        library="ModelOpt",
+        library=LIBRARY,
         commands=COMMANDS,
         must=f"ModelOpt must turn the graph into {element}",
         otherwise="take --quantizer saymask",

@@ -8,9 +8,15 @@ from pathlib import Path
 
 from ..runtime.errors import EngineError, MissingExtraError
 
-__all__ = ["run_job"]
+__all__ = ["check_python", "run_job"]
 
 _LINES_SHOWN = 5
+_FIND = (
+    "import sys; from importlib.util import find_spec; "
+    "lacks = [f'No module named {it!r}' for it in sys.argv[1:] if not find_spec(it)]; "
+    "sys.exit(', '.join(lacks) or 0)"
+)
+"""What another interpreter runs to say which modules it lacks."""
 
 
 def run_job(
@@ -56,6 +62,29 @@ def run_job(
             f"{must}; it ended with code {done.returncode} and said: {_end_of(done.stdout)}; "
             f"{otherwise}, or make its environment again with: {'; '.join(commands)}"
         )
+
+
+def check_python(
+    python: Path, modules: Sequence[str], *, library: str, commands: Sequence[str]
+) -> None:
+    """Make sure that another interpreter has some modules, none of which it imports.
+
+    Args:
+        python: The interpreter.
+        modules: Names without dots.
+        library: As in `run_job`.
+        commands: As in `run_job`.
+
+    Raises:
+        MissingExtraError: There is no such interpreter, or it lacks one of them.
+    """
+    command = [str(python), "-I", "-c", _FIND, *modules]
+    try:
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    except OSError as error:
+        raise _no_environment(python, library, commands, str(error)) from error
+    if done.returncode:
+        raise _no_environment(python, library, commands, _end_of(done.stdout))
 
 
 def _no_environment(

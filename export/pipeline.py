@@ -44,6 +44,7 @@ from .graph import Stage, trace
 from .half_precision import check_half, judge_halves
 from .language.stage import STAGE as LANGUAGE
 from .language.stage import is_whole, whole_stage
+from .libraries import check_libraries
 from .observation import calibration_runs, follow, golden_arrays, observe
 from .quantization import Quantized, Reference, quantize_stages
 from .quantizers import quantizer
@@ -81,7 +82,7 @@ def export(recipe: ExportRecipe, say: Callable[[str], None]) -> Bundle:
         SourceError: The samples cannot be read.
         UnknownNameError: There is no such system or precision.
         UsageError: The system has no language model, and one of some format is asked for.
-        SaymaskError: See `Bundle.write` and `engine.open_engine`.
+        SaymaskError: See `check_libraries`, `Bundle.write` and `engine.open_engine`.
     """
     module = system_module(recipe.system)
     _check_names(recipe)
@@ -156,11 +157,13 @@ def _checkpoint(recipe: ExportRecipe, module: ModuleType) -> Checkpoint:
             f"{checkpoint.config.system!r}; name that system or another checkpoint"
         )
     held = recipe.tensorrt_llm or recipe.language
-    if held and module.language_of(checkpoint) is None:
+    has_language = module.language_of(checkpoint) is not None
+    if held and not has_language:
         raise UsageError(
             f"--llm must go with a system that has a language model; {recipe.system} has none; "
             f"got {held}; leave it out"
         )
+    check_libraries(recipe, has_language=has_language)
     return checkpoint
 
 

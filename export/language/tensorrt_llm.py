@@ -30,13 +30,15 @@ from ...runtime.replace import replacing
 from ..weights import SUFFIXES
 from .tensorrt_llm_job import LOSS_FILE, MISSING
 
-__all__ = ["COMMANDS", "Loss", "quantize_language"]
+__all__ = ["COMMANDS", "LIBRARY", "Loss", "quantize_language"]
 
 COMMANDS = (
     *modelopt.COMMANDS,
     f"{modelopt.ENVIRONMENT}/bin/pip install transformers==5.14.1",
 )
 """What makes the environment, the same as for graphs and what reads language models besides."""
+LIBRARY = "ModelOpt with transformers"
+"""What the environment must have, in messages."""
 
 _MISFITS_SHOWN = 8
 
@@ -124,7 +126,7 @@ def _run(
             python=python,
             result=Path(folder) / LOSS_FILE,
             missing=MISSING,
-            library="ModelOpt with transformers",
+            library=LIBRARY,
             commands=COMMANDS,
             must=f"ModelOpt must turn the language model into {precision}",
             otherwise="take GGUF",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from saymask.calibration.other_python import run_job
+from saymask.calibration.other_python import check_python, run_job
 from saymask.runtime.errors import EngineError, MissingExtraError
 
 
@@ -63,3 +63,13 @@ def test_a_library_that_is_missing(run, tmp_path):
         run("import sys; print('no Stone'); sys.exit(3)")
     with pytest.raises(MissingExtraError, match="No such file"):
         run("", python=tmp_path / "python")
+
+
+def test_an_interpreter_is_asked_for_its_modules(tmp_path):
+    words = {"library": "Stone", "commands": ("dig", "wash")}
+    check_python(Path(sys.executable), ("json", "numpy"), **words)
+    wanted = "Stone must be installed for .*; No module named 'pebble'; make it with: dig; wash"
+    with pytest.raises(MissingExtraError, match=wanted):
+        check_python(Path(sys.executable), ("json", "pebble"), **words)
+    with pytest.raises(MissingExtraError, match="No such file"):
+        check_python(tmp_path / "python", ("json",), **words)
