@@ -20,6 +20,7 @@ from .modelopt_job import GRAPH, MISSING, NAMES, QUANTIZED
 from .other_python import run_job
 from .passes import replace_resizes
 from .plan import FLOATS, WEIGHTED_OPS, NodePlan, blocks
+from .plan_file import model_sha256
 from .qdq import restore, rounded_nodes
 from .quantize import Calibration, Candidate, plannable
 from .storage import save, spill
@@ -27,8 +28,8 @@ from .storage import save, spill
 __all__ = [
     "COMMANDS",
     "ENVIRONMENT",
-    "METHODS",
     "LIBRARY",
+    "METHODS",
     "PYTHON",
     "modelopt_candidate",
     "modelopt_candidates",
@@ -48,10 +49,10 @@ COMMANDS = (
 )
 """What makes the environment, without CUDA; ModelOpt's own extra "onnx" would bring it."""
 
-METHODS = {"int8": ("max", "entropy"), "fp8": ("max",)}
 LIBRARY = "ModelOpt"
 """What it must have, in messages."""
 
+METHODS = {"int8": ("max", "entropy"), "fp8": ("max",)}
 """Element -> how ModelOpt chooses ranges for it, the usual way first. Its FP8 scales are INT8 ones
 times 127/448, which holds where a range covers everything."""
 
@@ -87,7 +88,7 @@ def modelopt_candidates(
         folder = calibration.folder
         small = spill(found.model, folder / "modelopt.onnx") if folder else found.model
         lower = partial(_lower, small, plain, found.plan)
-        kept.append(replace(found, model=small, lower=lower))
+        kept.append(replace(found, model=small, lower=lower, sha256=model_sha256(small)))
     return tuple(kept)
 
 

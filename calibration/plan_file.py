@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ __all__ = [
     "Plan",
     "StagePlan",
     "check_plan",
+    "check_wanted",
     "model_sha256",
     "plan_from_text",
     "read_plan",
@@ -34,13 +35,15 @@ PRECISIONS = {
     "rtx": _FOR_TENSORRT,
     "tensorrt": _FOR_TENSORRT,
 }
-"""What a node may compute in on each target."""
+"""What a node may compute in on each target, if the right precision is asked for."""
 _FOR_PRODUCTS = {
     "int8-dynamic": "dynamic scales",
     "int8-weights": "small weights alone",
     "int4-weights": "small weights alone",
 }
 
+_NAMED = 3
+"""Most nodes that an error lists."""
 _EDIT = "correct it, or export without --plan and edit the plan.json of that bundle"
 
 
@@ -146,21 +149,20 @@ def read_plan(path: Path) -> Plan:
     return plan_from_text(text, origin=str(path))
 
 
-def check_plan(
-    plan: Plan, models: Mapping[str, onnx.ModelProto], *, system: str, variant: str, target: str
+def check_wanted(
+    plan: Plan, *, system: str, variant: str, target: str, precisions: Collection[str]
 ) -> None:
-    """Refuse a plan that is not one for these graphs and this target.
+    """Refuse a plan that is not for what is asked, whatever the graphs are.
 
     Args:
         plan: From `read_plan`.
-        models: Stage name -> FP32 graph after the passes that precede planning.
         system: System of the graphs.
         variant: Size of their networks.
         target: Key of `PRECISIONS`.
+        precisions: What nodes can be given there, see `quantize.node_precisions`.
 
     Raises:
-        InputError: It is for another system, target or graph, or names nodes or precisions that
-            there are not.
+        InputError: It is for another system, variant or target, or gives a node another precision.
     """
     made_for = {"system": plan.system, "variant": plan.variant, "target": plan.target}
     wanted = {"system": system, "variant": variant, "target": target}
@@ -170,12 +172,38 @@ def check_plan(
                 f"the plan must be for the {part} {value}; it is for {made_for[part]}; export "
                 "without --plan to get one"
             )
+    given = [
+        f"{node} of stage {name!r} {each.precision!r}"
+        for name, stage in plan.stages.items()
+        for node, each in stage.nodes.items()
+        if each.precision not in precisions
+    ]
+    if given:
+        more = f" and {len(given) - _NAMED} more such" if len(given) > _NAMED else ""
+        raise InputError(
+            "the plan must give each node a precision that the one asked for has on "
+            f"{target}: {', '.join(precisions)}; got {', '.join(given[:_NAMED])}{more}; ask for "
+            f"the precision that the plan was made for; or {_EDIT}"
+        )
+
+
+def check_plan(plan: Plan, models: Mapping[str, onnx.ModelProto]) -> None:
+    """Refuse a plan that is not one for these graphs; see `check_wanted` for the rest.
+
+    Args:
+        plan: From `read_plan`.
+        models: Stage name -> FP32 graph after the passes that precede planning.
+
+    Raises:
+        InputError: It is for other graphs, names nodes that there are not, or quantizes one that
+            cannot be.
+    """
     _refuse("stages", set(plan.stages) - set(models), f"the system's are {', '.join(models)}")
     for name, stage in plan.stages.items():
-        _check_stage(name, stage, models[name], target)
+        _check_stage(name, stage, models[name])
 
 
-def _check_stage(name: str, stage: StagePlan, model: onnx.ModelProto, target: str) -> None:
+def _check_stage(name: str, stage: StagePlan, model: onnx.ModelProto) -> None:
     found = model_sha256(model)
     if stage.graph_sha256 != found:
         raise InputError(
@@ -183,18 +211,9 @@ def _check_stage(name: str, stage: StagePlan, model: onnx.ModelProto, target: st
             f"graph_sha256 is {found}; it is for {stage.graph_sha256}; export without --plan to "
             "measure a new one, or write that hash into the file if the plan shall hold as it is"
         )
-    graph, known = Graph(model), PRECISIONS[target]
+    graph = Graph(model)
     nodes = {node.name: node for node in graph.nodes if node.op_type in WEIGHTED_OPS}
     _refuse(f"nodes of stage {name!r}", set(stage.nodes) - set(nodes), f"it has {', '.join(nodes)}")
-    _refuse(
-        f"precisions of stage {name!r}",
-        {
-            f"{node} {each.precision!r}"
-            for node, each in stage.nodes.items()
-            if each.precision not in known
-        },
-        f"{target} takes {', '.join(known)}",
-    )
     for node, each in stage.nodes.items():
         objection = each.precision not in FLOATS and _objection(graph, nodes[node], each.precision)
         if objection:

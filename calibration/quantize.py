@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from types import MappingProxyType
@@ -23,7 +24,8 @@ from .memory import give_back
 from .migration import migrate, migrated_tensors
 from .observers import Observer
 from .passes import replace_resizes, split_gemms
-from .plan import NodePlan, name_int8, only, plan_nodes
+from .plan import FLOATS, NodePlan, name_int8, only, plan_nodes
+from .plan_file import model_sha256
 from .ranges import MEMORY_MIB, Range, observe
 from .smoothing import smooth, smoothed_tensors
 from .static import quantized_tensors
@@ -39,6 +41,7 @@ __all__ = [
     "Calibration",
     "Candidate",
     "candidates",
+    "node_precisions",
     "plannable",
 ]
 
@@ -71,6 +74,9 @@ class Candidate:
     """What each weighted node computes in, and why; empty for FP32."""
     lower: Lower | None = None
     """Writes this plan, or one with fewer quantized nodes, as a graph; None for FP32."""
+    sha256: str = ""
+    """Digest of what `lower` first wrote: tells what it takes from data, ranges above all, from
+    what it took from other data. Empty for FP32."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,8 +115,9 @@ def candidates(
     precision: str = "int8",
     calibration: Calibration = _CALIBRATION,
     keep: Mapping[str, str] | None = None,
+    given: Mapping[str, NodePlan] | None = None,
 ) -> tuple[Candidate, ...]:
-    """Quantize a graph in every way that a target has for a precision.
+    """Quantize a graph in every way that a target has for a precision, or as a plan says.
 
     Args:
         model: FP32 graph of one stage, opset 18 to 21.
@@ -119,9 +126,12 @@ def candidates(
         precision: Second part of them.
         calibration: How ranges are taken.
         keep: Nodes and operators that stay FP32, with reasons; see `plan.plan_nodes`.
+        given: A plan to follow instead, which may mix `node_precisions` and quantize what would
+            stay FP32; see `plan_file.check_plan`. Its ranges are kept apart.
 
     Returns:
-        FP32 first, then each form in which a node is quantized.
+        FP32 first, then each form in which a node is quantized; with a plan one, if it quantizes
+        a node.
 
     Raises:
         UnknownNameError: The target has no such precision.
@@ -132,12 +142,33 @@ def candidates(
     if precision not in known:
         raise UnknownNameError(f"a precision of target {target}", precision, known)
     found = [Candidate(precision="fp32", model=replace_resizes(model), plan={})]
-    stage = _Stage(split_gemms(found[0].model), feeds, calibration)
-    for form in FORMS[target, precision]:
-        plan = plan_nodes(stage.plain, keep={**form.keep, **(keep or {})})
-        if any(each.precision == "int8" for each in plan.values()):
-            found.append(form.make(stage, name_int8(plan, form.precision), form.precision))
+    plain, forms = split_gemms(found[0].model), FORMS[target, precision]
+    if given is None:
+        plans = [
+            name_int8(plan_nodes(plain, keep={**form.keep, **(keep or {})}), form.precision)
+            for form in forms
+        ]
+    else:
+        plans, calibration = [given], _apart(calibration, given)
+    stage = _Stage(plain, feeds, calibration)
+    # Where there are several forms, the first one writes the others' nodes too.
+    for form, plan in zip(forms, plans, strict=False):
+        if any(each.precision not in FLOATS for each in plan.values()):
+            made = form.make(stage, plan, form.precision)
+            found.append(replace(made, sha256=model_sha256(made.model)))
     return tuple(found)
+
+
+def node_precisions(target: str, precision: str) -> tuple[str, ...]:
+    """Return what the nodes of a plan can be given where `precision` is asked for on `target`."""
+    return ("fp32", *(form.precision for form in FORMS[target, precision]))
+
+
+def _apart(calibration: Calibration, given: Mapping[str, NodePlan]) -> Calibration:
+    """Keep ranges where those of another plan, which are of other tensors, are not in the way."""
+    precisions = repr([(name, each.precision) for name, each in given.items()])
+    name = f"plan-{hashlib.sha256(precisions.encode()).hexdigest()[:12]}"
+    return replace(calibration, work=calibration.work and calibration.work / name)
 
 
 class _Stage:

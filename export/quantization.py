@@ -10,14 +10,21 @@ import numpy as np
 import onnx
 
 from ..calibration import precision, quantize
-from ..calibration.gate import Judge, samples_sha256, with_runs
+from ..calibration.gate import Judge, Loss, samples_sha256, with_runs
 from ..calibration.gate_report import GateReport, StageRow, gate_report, stage_row
 from ..calibration.hosts import host_of
 from ..calibration.journal import Journal
 from ..calibration.lifting import lift
 from ..calibration.lowering import Lower
 from ..calibration.plan import FLOATS, NodePlan
-from ..calibration.plan_file import Plan, StagePlan, check_plan, model_sha256, read_plan
+from ..calibration.plan_file import (
+    Plan,
+    StagePlan,
+    check_plan,
+    check_wanted,
+    model_sha256,
+    read_plan,
+)
 from ..calibration.precision import Choice
 from ..calibration.qdq import runnable
 from ..calibration.quantize import Calibration, Candidate
@@ -29,6 +36,7 @@ from ..calibration.storage import read, spill
 from ..calibration.trial import measure
 from ..runtime.engine import Engine, open_graph
 from ..runtime.engine_cache import TARGETS
+from ..runtime.errors import GateError
 from ..runtime.spec import StageSpec
 from ..runtime.systems import System
 from .quantizers import quantizer
@@ -118,6 +126,7 @@ def quantize_stages(
     with steps.step("judge"):
         choices = _lifted(recipe, plain, choices, samples, reference, judge, folder, steps)
         found = judge.scored(_runnable(choices, folder))
+        _hold(recipe, found.loss)
     with steps.step("report"):
         rows = {
             name: _row(recipe, name, plain[name], choice, reference.runs[name], folder)
@@ -131,6 +140,17 @@ def quantize_stages(
         ),
         scores=found.scores,
     )
+
+
+def _hold(recipe: ExportRecipe, loss: Loss) -> None:
+    """Refuse what misses the budget after all: a search remembers, and may remember wrongly."""
+    if not loss.lost <= recipe.max_iou_drop:
+        retry = f"delete {recipe.work / JOURNAL_FILE}, start again or " if recipe.work else ""
+        raise GateError(
+            f"the masks must lose at most {recipe.max_iou_drop:g} gIoU points against FP32; judged "
+            f"again after the search they lose {loss.lost:.2f}; {retry}allow more with "
+            "--max-iou-drop"
+        )
 
 
 def judge_of(
@@ -170,7 +190,14 @@ def _given(recipe: ExportRecipe, variant: str, plain: Mapping[str, onnx.ModelPro
     if recipe.plan is None:
         return None
     plan = read_plan(recipe.plan)
-    check_plan(plan, plain, system=recipe.system, variant=variant, target=recipe.target)
+    check_wanted(
+        plan,
+        system=recipe.system,
+        variant=variant,
+        target=recipe.target,
+        precisions=quantize.node_precisions(recipe.target, recipe.precision),
+    )
+    check_plan(plan, plain)
     return plan
 
 
@@ -201,6 +228,9 @@ def _choose(
 ) -> Choice:
     """Decide what a stage runs as, among FP32 ones, or take what a given plan says."""
     folder.mkdir()
+    stage = given and given.stages.get(name)
+    if given is not None and stage is None:
+        return _in_fp32(read(graph))
     found = quantizer(recipe)(
         read(graph),
         [run.inputs for run in data],
@@ -213,10 +243,11 @@ def _choose(
             folder=folder,
             say=steps.say,
         ),
+        **({} if stage is None else {"given": stage.nodes}),
     )
+    if stage is not None:
+        return _as_given(found, stage)
     feeds = [run.inputs for run in reference.runs[name]]
-    if given is not None:
-        return _as_given(found, feeds, given.stages.get(name))
     if recipe.target in TARGETS:
         return _untimed(recipe, found, feeds, folder)
 
@@ -256,18 +287,18 @@ def _untimed(
     return Choice(candidate=found[1], reason=reason, trials=trials)
 
 
-def _as_given(
-    found: Sequence[Candidate], feeds: Sequence[Mapping[str, np.ndarray]], stage: StagePlan | None
-) -> Choice:
-    """Take what a plan says of a stage; it may mix the forms of one target."""
-    if stage is None or len(found) == 1:
-        return Choice(candidate=found[0], reason="the plan leaves it in fp32", trials=())
-    lower = found[1].lower
-    assert lower is not None  # FP32 alone has none.
-    taken = {each.precision for each in stage.nodes.values()} - set(FLOATS)
-    name = " and ".join(sorted(taken)) or "fp32"
-    candidate = replace(found[1], precision=name, plan=stage.nodes, model=lower(stage.nodes))
+def _as_given(found: Sequence[Candidate], stage: StagePlan) -> Choice:
+    """Take what was made of a plan, which may mix the forms of one target."""
+    if len(found) == 1:
+        return _in_fp32(found[0].model)
+    name = " and ".join(sorted({each.precision for each in stage.nodes.values()} - set(FLOATS)))
+    candidate = replace(found[1], precision=name)
     return Choice(candidate=candidate, reason=f"{name} is what the plan says", trials=())
+
+
+def _in_fp32(model: onnx.ModelProto) -> Choice:
+    candidate = Candidate(precision="fp32", model=model, plan={})
+    return Choice(candidate=candidate, reason="the plan leaves it in fp32", trials=())
 
 
 def _lifted(
@@ -289,8 +320,9 @@ def _lifted(
             choice.candidate.plan,
             _lower_to_run(choice.candidate, folder / f"{name}.judged.onnx"),
             reference.runs[name],
+            # The digest knows the data that ranges are of, which the journal does not.
             settings=f"{recipe.quantizer} {recipe.observer} {','.join(recipe.transforms)} "
-            f"{choice.candidate.precision}",
+            f"{choice.candidate.precision} {choice.candidate.sha256}",
         )
         for name, choice in choices.items()
         if choice.candidate.plan

@@ -36,6 +36,10 @@ def quantizer(recipe: ExportRecipe) -> Quantize:
     """
     if recipe.quantizer not in QUANTIZERS:
         raise UnknownNameError("quantizer", recipe.quantizer, QUANTIZERS)
+    if recipe.drops_slow and recipe.plan is not None:
+        raise UsageError(
+            f"--drop-slow decides what --plan {recipe.plan} says already; got both; leave one out"
+        )
     if recipe.drops_slow and recipe.target != "cpu":
         raise UsageError(
             f"blocks are timed on this CPU; got --drop-slow with --target {recipe.target}; leave "

@@ -14,12 +14,13 @@ from saymask.calibration.plan_file import (
     Plan,
     StagePlan,
     check_plan,
+    check_wanted,
     model_sha256,
     plan_from_text,
     read_plan,
     text_from_plan,
 )
-from saymask.calibration.quantize import candidates, plannable
+from saymask.calibration.quantize import candidates, node_precisions, plannable
 from saymask.runtime.errors import InputError, SaymaskError
 
 
@@ -30,9 +31,10 @@ def plan(convolutions) -> Plan:
     return Plan(system="evf-sam", variant="tiny", target="cpu", stages={"image": stage})
 
 
-def _check(plan: Plan, model: onnx.ModelProto, **other: str) -> None:
+def _check(plan: Plan, model: onnx.ModelProto, precision: str = "int8", **other: str) -> None:
     made_for = {"system": "evf-sam", "variant": "tiny", "target": "cpu", **other}
-    check_plan(plan, {"image": model}, **made_for)
+    check_wanted(plan, **made_for, precisions=node_precisions(made_for["target"], precision))
+    check_plan(plan, {"image": model})
 
 
 def test_the_round_trip_is_exact(plan, convolutions, tmp_path):
@@ -130,8 +132,9 @@ def test_a_stage_that_there_is_not(plan, convolutions):
     [
         ({"far": "fp32", "away": "fp32"}, "nodes of stage 'image' .* got away, far; it has stem, "),
         ({"stem_act": "fp32"}, "got stem_act; it has stem, "),
-        ({"wide": "int8"}, "got wide 'int8'; cpu takes fp32, int8-static, int8-dynamic; "),
-        ({"wide": "fp16"}, "got wide 'fp16'; cpu takes "),
+        ({"wide": "int8"}, "on cpu: fp32, int8-static, int8-dynamic; got wide of stage 'image' "),
+        ({"wide": "fp16"}, "got wide of stage 'image' 'fp16'; ask for the precision that"),
+        (dict.fromkeys("abcde", "x"), "a of .*, b of .*, c of stage 'image' 'x' and 2 more such; "),
         ({"wide": "int8-dynamic"}, "gives wide 'int8-dynamic': dynamic scales are for products"),
     ],
 )
@@ -162,14 +165,22 @@ def test_every_precision_of_tensorrt_comes_back(tokens, sentences, target, preci
     found = plan_from_text(text_from_plan(plan), origin="p.json")
     assert found == plan
     assert precision in {each.precision for each in found.stages["image"].nodes.values()}
-    _check(found, model, target=target)
+    _check(found, model, target=target, precision=precision)
+    other = "fp8" if precision == "int8" else "int8"
+    with pytest.raises(InputError, match=f"on {target}: fp32, {other}; got .* '{precision}'"):
+        _check(found, model, target=target, precision=other)
 
 
 def test_small_weights_alone_are_for_products(plan, convolutions):
     nodes = {"wide": NodePlan(precision="int4-weights", reason="I want it")}
     stage = replace(plan.stages["image"], nodes=nodes)
     with pytest.raises(InputError, match="'int4-weights': small weights alone are for products"):
-        _check(replace(plan, target="rtx", stages={"image": stage}), convolutions, target="rtx")
+        _check(
+            replace(plan, target="rtx", stages={"image": stage}),
+            convolutions,
+            "int4-weights",
+            target="rtx",
+        )
 
 
 def test_a_graph_is_known_by_what_it_computes(convolutions):

@@ -9,7 +9,7 @@ from onnx import numpy_helper
 
 from saymask.calibration import quantize
 from saymask.calibration.observers import Observer
-from saymask.calibration.plan import NodePlan
+from saymask.calibration.plan import NodePlan, plan_nodes
 from saymask.calibration.qdq import runnable
 from saymask.calibration.session import open_model
 from saymask.runtime.errors import UnknownNameError, UsageError
@@ -156,3 +156,54 @@ def test_what_a_target_lacks_is_refused(tokens, sentences):
 def test_convolutions_keep_their_weights(convolutions, images, precision):
     found = quantize.candidates(convolutions, images, target="rtx", precision=precision)
     assert [each.precision for each in found] == ["fp32"]
+
+
+@pytest.mark.parametrize(
+    ("target", "precision", "small"),
+    [("cpu", "int8", "int8-static"), ("openvino", "int8", "int8-static"), ("rtx", "int8", "int8"),
+     ("rtx", "fp8", "fp8")],
+)  # fmt: skip
+def test_a_given_plan_may_quantize_what_would_stay_fp32(
+    convolutions, images, cosine, tmp_path, target, precision, small
+):
+    """The first export's ranges, of other tensors, are not in the way."""
+    calibration = quantize.Calibration(work=tmp_path)
+    first = quantize.candidates(
+        convolutions, images, target=target, precision=precision, calibration=calibration
+    )
+    kept = [name for name, each in plan_nodes(convolutions).items() if each.precision == "fp32"]
+    assert kept
+    names = plan_nodes(convolutions)
+    given = {name: NodePlan(precision=small, reason="I say so") for name in names}
+    _, found = quantize.candidates(
+        convolutions,
+        images,
+        target=target,
+        precision=precision,
+        calibration=calibration,
+        given=given,
+    )
+    assert found.plan == given
+    assert sum(node.op_type == "QuantizeLinear" for node in found.model.graph.node)
+    assert cosine(runnable(found.model), convolutions, images) > 0.98
+    assert found.sha256 not in {each.sha256 for each in first}
+
+
+def test_a_given_plan_may_mix_forms(tokens, sentences, cosine):
+    _, static, dynamic = quantize.candidates(tokens, sentences)
+    first, *_ = (name for name, each in static.plan.items() if each.precision == "int8-static")
+    given = {**dynamic.plan, first: static.plan[first]}
+    _, found = quantize.candidates(tokens, sentences, given=given)
+    written = {node.op_type for node in found.model.graph.node}
+    assert {"QuantizeLinear", "DynamicQuantizeLinear"} <= written
+    assert cosine(found.model, tokens, sentences) > 0.999
+    whole = {name: NodePlan(precision="fp32", reason="I say so") for name in given}
+    assert len(quantize.candidates(tokens, sentences, given=whole)) == 1
+
+
+def test_other_data_is_another_digest(tokens, sentences):
+    louder = [{name: 2 * array for name, array in each.items()} for each in sentences]
+    digests = [
+        quantize.candidates(tokens, feeds)[1].sha256 for feeds in (sentences, sentences, louder)
+    ]
+    assert digests[0] == digests[1] != digests[2]

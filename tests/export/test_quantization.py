@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from importlib.util import find_spec
 
+import onnx
 import pytest
 
 from saymask.calibration.plan_file import read_plan
@@ -11,7 +12,7 @@ from saymask.export.pipeline import export
 from saymask.export.recipe import ExportRecipe
 from saymask.runtime.cli import main
 from saymask.runtime.engine import open_engine
-from saymask.runtime.errors import InputError
+from saymask.runtime.errors import GateError, InputError
 
 pytestmark = pytest.mark.usefixtures("traced")
 
@@ -72,6 +73,71 @@ def test_a_plan_for_another_target_is_refused(recipe, tmp_path):
             replace(recipe, target="cpu", plan=first.folder / "plan.json", out=tmp_path / "cpu"),
             lambda _: None,
         )
+
+
+def test_a_plan_for_another_precision_is_refused(recipe, tmp_path):
+    made, asked = "int8", "fp8"
+    first = export(replace(recipe, precision=made), lambda _: None)
+    wanted = replace(recipe, precision=asked, plan=first.folder / "plan.json", out=tmp_path / asked)
+    with pytest.raises(InputError, match=f"on rtx: fp32, {asked}; got .* of stage .* '{made}'"):
+        export(wanted, lambda _: None)
+
+
+@pytest.mark.parametrize(("target", "small"), [("cpu", "int8-static"), ("rtx", "int8")])
+def test_a_plan_may_quantize_what_would_stay_fp32(recipe, tmp_path, target, small):
+    recipe = replace(recipe, target=target, sample_limit=1, work=tmp_path / "work")
+    forced = small if target == "cpu" else None
+    first = export(replace(recipe, forced=forced), lambda _: None)
+    data = json.loads((first.folder / "plan.json").read_text())
+    nodes = data["stages"]["image"]["nodes"]
+    stem = next(name for name, each in nodes.items() if each["reason"].startswith("reads the in"))
+    deep = next(name for name, each in nodes.items() if each["reason"].startswith("grouped"))
+    nodes |= dict.fromkeys((stem, deep), {"precision": small, "reason": "I say so"})
+    edited = tmp_path / "edited.json"
+    edited.write_text(json.dumps(data))
+    second = export(replace(recipe, out=tmp_path / "again", plan=edited), lambda _: None)
+    kept = read_plan(second.folder / "plan.json").stages["image"].nodes
+    assert {kept[stem].reason, kept[deep].reason} == {"I say so"}
+    assert second.stage("image").reason == f"{small} is what the plan says"
+    sizes = [_rounded(each.folder / "stages" / "image.onnx") for each in (first, second)]
+    assert sizes[0] < sizes[1]
+
+
+def _rounded(path) -> int:
+    """How many tensors a graph rounds."""
+    return sum(node.op_type == "QuantizeLinear" for node in onnx.load(path).graph.node)
+
+
+def test_other_ranges_are_searched_anew(recipe, tiny_checkpoint, tmp_path):
+    """What was measured with the ranges of some pictures says nothing about those of others."""
+    kept = []
+    for number in (0, 1):
+        picture = tiny_checkpoint / "samples" / f"00{number}.jpg"
+        phrases = tmp_path / "phrases.txt"
+        phrases.write_text("the red mug\n")
+        wanted = replace(
+            recipe, precision="int8", sample_limit=1, calib=str(picture), calib_phrases=phrases,
+            work=tmp_path / f"{number}", out=tmp_path / "small",
+        )  # fmt: skip
+        if kept:  # The journal of the first export comes along.
+            wanted.work.mkdir(exist_ok=True)
+            (wanted.work / "search.jsonl").write_bytes(kept[-1])
+        export(wanted, lambda _: None)
+        kept.append((wanted.work / "search.jsonl").read_bytes())
+    assert len(kept[0]) < len(kept[1])
+
+
+def test_a_search_that_remembers_wrongly_is_found_out(recipe, tmp_path):
+    recipe = replace(recipe, sample_limit=1, max_iou_drop=100, work=tmp_path / "work")
+    export(recipe, lambda _: None)
+    journal = tmp_path / "work" / "search.jsonl"
+    lines = [json.loads(line) for line in journal.read_text().splitlines()]
+    for line in lines:
+        line["figures"] = dict.fromkeys(line["figures"], -102)
+    journal.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(GateError, match=r"judged again after .*; delete .*search.jsonl, start aga"):
+        export(replace(recipe, max_iou_drop=-101, out=tmp_path / "other"), lambda _: None)
+    assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.skipif(not find_spec("openvino"), reason="openvino is not installed")

@@ -46,6 +46,11 @@ def test_blocks_are_in_int8_where_that_is_quicker(tmp_path):
         assert each.plan["all"].reason.startswith("no gain: its block takes ")
 
 
+def test_a_plan_leaves_nothing_to_time():
+    with pytest.raises(UsageError, match="what --plan p.json says already; got both; leave one"):
+        quantizer(replace(RECIPE, target="cpu", drops_slow=True, plan=Path("p.json")))
+
+
 def test_blocks_are_timed_on_a_cpu_alone():
     with pytest.raises(UsageError, match="got --drop-slow with --target rtx"):
         quantizer(replace(RECIPE, drops_slow=True))
