@@ -303,7 +303,7 @@ def _split(text: str, listed: re.Pattern[str], cut: re.Pattern[str]) -> tuple[st
 
 def _has_area(boxes_xyxy: np.ndarray) -> np.ndarray:
     """Return (n,) bool of ordered boxes (n, 4)."""
-    return (boxes_xyxy[:, 2:] > boxes_xyxy[:, :2]).all(axis=1)
+    return np.all(boxes_xyxy[:, 2:] > boxes_xyxy[:, :2], axis=1)
 
 
 def _left_out(cut: str, flat_xyxy: np.ndarray) -> str:
