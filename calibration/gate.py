@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 
 import numpy as np
 import onnx
@@ -37,6 +38,8 @@ __all__ = [
 
 OVERALL = "all"
 """Task name under which all phrases are scored together."""
+_Triple = tuple[str, np.ndarray, np.ndarray]
+"""A task, a mask and what it should be, both (H, W) bool."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,11 +100,20 @@ class Judge:
                 for name, model in models.items()
             }
             swapped = with_stages(self.system, engines)
-            scores, found = score_samples(swapped, self.samples, self.masks)
-        loss = Loss(
-            lost=points_lost(self.scores, scores),
-            apart=points_apart(self.masks, found),
-        )
+            return self._compared(swapped)
+
+    def _compared(self, system: System) -> Judged:
+        """Look at the masks of one sample after the other and keep none."""
+        agreements: list[Score] = []
+
+        def triples() -> Iterator[_Triple]:
+            for sample, known in zip(self.samples, self.masks, strict=True):
+                found = _segmented(system, sample)
+                agreements.extend(_pairs(found, known))
+                yield from _triples(sample, found, known)
+
+        scores = _scores(triples())
+        loss = Loss(lost=points_lost(self.scores, scores), apart=_apart(agreements))
         return Judged(loss=loss, scores=scores)
 
 
@@ -119,19 +131,26 @@ def score_samples(
     Returns:
         Task -> score, with `OVERALL`, and the masks (phrases, H, W) bool of each sample.
     """
-    found = [system.segment(each.frame, prompts_from(list(each.texts))).boolean for each in samples]
-    wanted = reference or found
-    truths = [
-        known if sample.masks is None else sample.masks
-        for sample, known in zip(samples, wanted, strict=True)
-    ]
-    triples = [
-        (task, mask, truth)
-        for sample, masks, known in zip(samples, found, truths, strict=True)
-        for task, mask, truth in zip(sample.tasks, masks, known, strict=True)
-    ]
+    found = [_segmented(system, sample) for sample in samples]
+    all_three = zip(samples, found, reference or found, strict=True)
+    return _scores(chain.from_iterable(_triples(*each) for each in all_three)), found
+
+
+def _segmented(system: System, sample: Sample) -> np.ndarray:
+    """Return a sample's masks, (phrases, H, W) bool."""
+    return system.segment(sample.frame, prompts_from(list(sample.texts))).boolean
+
+
+def _triples(sample: Sample, found: np.ndarray, known: np.ndarray) -> Iterator[_Triple]:
+    """Yield each mask found, between its task and the truth or, without any, the known one."""
+    yield from zip(
+        sample.tasks, found, known if sample.masks is None else sample.masks, strict=True
+    )
+
+
+def _scores(triples: Iterable[_Triple]) -> dict[str, Score]:
     scores = score_tasks(triples)
-    return scores | {OVERALL: sum(scores.values(), Score())}, found
+    return scores | {OVERALL: sum(scores.values(), Score())}
 
 
 def points_lost(fp32: Mapping[str, Score], other: Mapping[str, Score]) -> float:
@@ -141,15 +160,16 @@ def points_lost(fp32: Mapping[str, Score], other: Mapping[str, Score]) -> float:
 
 def points_apart(masks: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> float:
     """Return 100 less the mean IoU, in points, of masks (phrases, H, W) bool of each sample."""
-    pairs = sum(
-        (
-            score_mask(one, other)
-            for one_sample, other_sample in zip(masks, others, strict=True)
-            for one, other in zip(one_sample, other_sample, strict=True)
-        ),
-        Score(),
-    )
-    return 100 * (1 - pairs.giou)
+    return _apart(chain.from_iterable(_pairs(*each) for each in zip(masks, others, strict=True)))
+
+
+def _pairs(masks: np.ndarray, others: np.ndarray) -> Iterator[Score]:
+    """Score masks (phrases, H, W) bool of one sample against others."""
+    return (score_mask(one, other) for one, other in zip(masks, others, strict=True))
+
+
+def _apart(agreements: Iterable[Score]) -> float:
+    return 100 * (1 - sum(agreements, Score()).giou)
 
 
 def samples_sha256(samples: Sequence[Sample]) -> str:

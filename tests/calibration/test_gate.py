@@ -1,5 +1,7 @@
+import weakref
 from contextlib import closing
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -137,6 +139,33 @@ def test_the_judge_compares_with_the_truth_and_with_fp32(system, sample, tiny_bu
     loss = judge({"mask": with_other_sign})
     assert loss.lost == pytest.approx(points_lost(scores, expected))
     assert loss.apart == pytest.approx(points_apart(masks, other)) == pytest.approx(100)
+
+
+class _Filling:
+    """A system whose masks hold all of a frame; it knows how many of them are still there."""
+
+    def __init__(self):
+        self.masks, self.most = [], 0
+
+    def with_engines(self, wrap):
+        return self
+
+    def segment(self, frame, prompts):
+        self.most = max(self.most, sum(each() is not None for each in self.masks))
+        mask = np.ones((len(prompts), *frame.shape[:2]), np.bool_)
+        self.masks.append(weakref.ref(mask))
+        return SimpleNamespace(boolean=mask)
+
+
+def test_the_judge_keeps_no_masks():
+    samples = [Sample(np.zeros((4, 6, 3), np.uint8), ("a", "b"), ("single",) * 2, None)] * 20
+    known = [np.ones((2, 4, 6), np.bool_)] * 20
+    fp32 = {OVERALL: Score(samples=40, iou_sum=40)}
+    system = _Filling()
+    judge = Judge(system=system, samples=samples, scores=fp32, masks=known, threads=1)
+    assert judge({}) == Loss(lost=0, apart=0)
+    assert len(system.masks) == 20
+    assert system.most <= 1
 
 
 def _negated(graph: onnx.ModelProto) -> onnx.ModelProto:
