@@ -29,12 +29,13 @@ GOLDEN_PHRASES = 2
 """What a bundle's golden frame is asked."""
 
 
-def observe(system: System, samples: Sequence[Sample]) -> Reference:
+def observe(system: System, samples: Sequence[Sample], folder: Path) -> Reference:
     """Segment the samples.
 
     Args:
         system: In FP32.
         samples: Pictures with phrases.
+        folder: Takes what every stage computed, and must outlive what is returned.
 
     Returns:
         What each stage that segments pictures computed, the scores and the masks.
@@ -43,7 +44,7 @@ def observe(system: System, samples: Sequence[Sample]) -> Reference:
         CheckpointError: The model finds so little that a stage never runs.
         SaymaskError: See `score_samples`.
     """
-    recorder = Recorder()
+    recorder = Recorder(folder)
     scores, masks = score_samples(system.with_engines(recorder.watch), samples)
     runs = {name: runs for name, runs in recorder.runs.items() if name not in MEMORY_STAGES}
     idle = [name for name, found in runs.items() if not found]

@@ -100,7 +100,7 @@ def export(recipe: ExportRecipe, say: Callable[[str], None]) -> Bundle:
             steps.step("run", f" {len(samples)} pictures in FP32"),
             closing(open_system(draft, device="cpu", threads=recipe.threads)) as system,
         ):
-            reference = observe(system, samples)
+            reference = observe(system, samples, Path(scratch, "observed"))
             followed = follow(system, samples[0])
             golden = golden_arrays(system, samples, followed)
             readings = readings_of(system, samples if reads_all else samples[:1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 import weakref
 from dataclasses import replace
 from types import SimpleNamespace
@@ -108,10 +109,22 @@ class _Idle:
         return Masks.of(nothing, np.zeros(len(texts), np.float32), texts)
 
 
-def test_a_model_that_finds_nothing_cannot_be_judged():
+def test_what_stages_compute_of_samples_lies_on_disk(tmp_path):
+    samples = [
+        Sample(np.full((4, 4, 3), n, np.uint8), ("the mug",), ("single",), None) for n in range(24)
+    ]
+    tracemalloc.start()
+    runs = observe(_Endless(), samples, tmp_path).runs["image"]
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert [run.outputs["features"][0] for run in runs] == list(range(24))
+    assert peak_bytes < 16 * 2**20, "4 MiB for each of 24 pictures would be 96"
+
+
+def test_a_model_that_finds_nothing_cannot_be_judged(tmp_path):
     frame = np.zeros((6, 8, 3), np.uint8)
     samples = [Sample(frame=frame, texts=("the mug",), tasks=("single",), masks=None)]
     with pytest.raises(CheckpointError, match="mask did not, as the model found nothing in 1 pict"):
-        observe(_Idle(), samples)
+        observe(_Idle(), samples, tmp_path)
     with pytest.raises(CheckpointError, match="the first 2 phrases of some picture must run every"):
         golden_arrays(_Idle(), samples, {})

@@ -1,0 +1,48 @@
+"""What goes with an export that rounds, looked at before anything takes minutes."""
+
+from __future__ import annotations
+
+from ..calibration.frames import read_phrases
+from ..calibration.plan_file import check_wanted, read_plan
+from ..calibration.quantize import node_precisions
+from ..runtime.errors import UsageError
+from .recipe import ExportRecipe
+
+__all__ = ["check_wishes"]
+
+_WHOLE = ("fp32", "fp16")
+"""Precisions without ranges or a plan."""
+
+
+def check_wishes(recipe: ExportRecipe, variant: str) -> None:
+    """Refuse a plan or calibration data that would be of no use, or can't be read.
+
+    Args:
+        recipe: What is asked for.
+        variant: Size of the checkpoint's networks.
+
+    Raises:
+        InputError: The plan can't be read, or is for something else.
+        SourceError: The phrases can't be read.
+        UsageError: Nothing is rounded that they would be for.
+    """
+    if recipe.precision in _WHOLE:
+        wishes = {
+            "--plan": recipe.plan, "--calib": recipe.calib, "--calib-phrases": recipe.calib_phrases,
+        }  # fmt: skip
+        named = [flag for flag, value in wishes.items() if value is not None]
+        if named:
+            raise UsageError(
+                f"{' and '.join(named)} must go with graphs in small numbers; got "
+                f"{recipe.precision}; add --int8 or another, or leave it out"
+            )
+    if recipe.calib_phrases is not None:
+        read_phrases(recipe.calib_phrases)
+    if recipe.plan is not None:
+        check_wanted(
+            read_plan(recipe.plan),
+            system=recipe.system,
+            variant=variant,
+            target=recipe.target,
+            precisions=node_precisions(recipe.target, recipe.precision),
+        )
