@@ -61,6 +61,7 @@ from .systems import system_module
 from .variant import config_asked
 from .verify import verify
 from .weights import listed
+from .wishes import check_wishes
 
 __all__ = ["export"]
 
@@ -81,13 +82,15 @@ def export(recipe: ExportRecipe, say: Callable[[str], None]) -> Bundle:
         InputError: The recipe's plan cannot be followed.
         SourceError: The samples cannot be read.
         UnknownNameError: There is no such system or precision.
-        UsageError: The system has no language model, and one of some format is asked for.
+        UsageError: The system has no language model, and one of some format is asked for; or see
+            `check_wishes`.
         SaymaskError: See `check_libraries`, `Bundle.write` and `engine.open_engine`.
     """
     module = system_module(recipe.system)
     _check_names(recipe)
     Bundle.check_target(recipe.out)
     checkpoint = _checkpoint(recipe, module)
+    check_wishes(recipe, checkpoint.config.variant)
     pictures = recipe.samples or checkpoint.folder / SAMPLES_FOLDER
     samples = read_samples(pictures, limit=recipe.sample_limit)
     steps = Steps(say)

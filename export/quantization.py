@@ -17,14 +17,7 @@ from ..calibration.journal import Journal
 from ..calibration.lifting import lift
 from ..calibration.lowering import Lower
 from ..calibration.plan import FLOATS, NodePlan
-from ..calibration.plan_file import (
-    Plan,
-    StagePlan,
-    check_plan,
-    check_wanted,
-    model_sha256,
-    read_plan,
-)
+from ..calibration.plan_file import Plan, StagePlan, check_plan, model_sha256, read_plan
 from ..calibration.precision import Choice
 from ..calibration.qdq import runnable
 from ..calibration.quantize import Calibration, Candidate
@@ -95,7 +88,7 @@ def quantize_stages(
     """Choose a form for each stage, and lift what costs the masks more than may be lost.
 
     Args:
-        recipe: Its precision is not "fp32".
+        recipe: Its precision is not "fp32", and `wishes.check_wishes` has seen it.
         variant: Size of the networks.
         graphs: Stage name -> FP32 graph.
         system: In FP32; its engines are closed, as graphs and engines are opened one by one.
@@ -115,7 +108,7 @@ def quantize_stages(
         name: spill(quantize.plannable(read(graph)), folder / f"{name}.plain.onnx")
         for name, graph in graphs.items()
     }
-    given = _given(recipe, variant, plain)
+    given = _given(recipe, plain)
     choices = {}
     for name, graph in graphs.items():
         with steps.step(f"quantize {name}"):
@@ -185,18 +178,11 @@ def judge_of(
     )
 
 
-def _given(recipe: ExportRecipe, variant: str, plain: Mapping[str, onnx.ModelProto]) -> Plan | None:
+def _given(recipe: ExportRecipe, plain: Mapping[str, onnx.ModelProto]) -> Plan | None:
     """Read the plan that the user gives back; None where none is given."""
     if recipe.plan is None:
         return None
     plan = read_plan(recipe.plan)
-    check_wanted(
-        plan,
-        system=recipe.system,
-        variant=variant,
-        target=recipe.target,
-        precisions=quantize.node_precisions(recipe.target, recipe.precision),
-    )
     check_plan(plan, plain)
     return plan
 
