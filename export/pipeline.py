@@ -82,15 +82,13 @@ def export(recipe: ExportRecipe, say: Callable[[str], None]) -> Bundle:
         InputError: The recipe's plan cannot be followed.
         SourceError: The samples cannot be read.
         UnknownNameError: There is no such system or precision.
-        UsageError: The system has no language model, and one of some format is asked for; or see
-            `check_wishes`.
-        SaymaskError: See `check_libraries`, `Bundle.write` and `engine.open_engine`.
+        UsageError: The system has no language model, and one of some format is asked for.
+        SaymaskError: See `check_libraries`, `check_wishes`, `Bundle.write` and `open_engine`.
     """
     module = system_module(recipe.system)
     _check_names(recipe)
     Bundle.check_target(recipe.out)
     checkpoint = _checkpoint(recipe, module)
-    check_wishes(recipe, checkpoint.config.variant)
     pictures = recipe.samples or checkpoint.folder / SAMPLES_FOLDER
     samples = read_samples(pictures, limit=recipe.sample_limit)
     steps = Steps(say)
@@ -167,6 +165,7 @@ def _checkpoint(recipe: ExportRecipe, module: ModuleType) -> Checkpoint:
             f"got {held}; leave it out"
         )
     check_libraries(recipe, has_language=has_language)
+    check_wishes(recipe, checkpoint.config.variant)
     return checkpoint
 
 
