@@ -8,7 +8,7 @@ from pathlib import Path
 from ..runtime.errors import CheckpointError, require
 from .weights import SUFFIXES
 
-__all__ = ["fetch_snapshot", "is_hub_id"]
+__all__ = ["bare_name", "fetch_snapshot", "is_hub_id", "release_names"]
 
 COMPANIONS = ("*.json", "*.jsonl", "*.model", "*.spm", "README.md", "samples/*")
 """What a checkpoint may hold beside its weights."""
@@ -59,3 +59,27 @@ def fetch_snapshot(reference: str) -> Path:
 
 def _first_line(error: Exception) -> str:
     return next(iter(str(error).strip().splitlines()), "no reason given")
+
+
+def release_names(name: str, folder: Path, origin: object = None) -> tuple[str, ...]:
+    """Return the names that may tell which release a checkpoint is, the best first.
+
+    Args:
+        name: The checkpoint's own, "YxZhang/evf-sam2@main" say.
+        folder: Where it lies, or a link to that; in the hub's cache, whose snapshots are named
+            after commits, "models--OWNER--NAME" counts.
+        origin: What its config says it was made from ("_name_or_path"); text, or it doesn't count.
+    """
+    names = [name.partition("@")[0]]
+    for path in (folder.absolute(), folder.resolve()):
+        names.append(path.name)
+        if path.parent.name == "snapshots":
+            names.append(path.parents[1].name)
+    if isinstance(origin, str):
+        names.append(origin.rstrip("/"))
+    return tuple(dict.fromkeys(names))
+
+
+def bare_name(name: str) -> str:
+    """Return the last name of a hub id, a folder of the hub's cache or a path, in small letters."""
+    return re.split(r"[/\\]|--", name.rstrip("/\\").casefold())[-1]

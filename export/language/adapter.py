@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from ...runtime.errors import CheckpointError
-from ..systems.evf_sam_releases import release_names
+from ..hub import bare_name, release_names
 from ..weights import map_tensors
 
 __all__ = ["Adapter", "Delta", "open_adapter"]
@@ -99,7 +99,7 @@ class Adapter:
         except (OSError, ValueError, AttributeError):
             origin = None
         names = release_names(folder.name, folder, origin)
-        if _bare(self.base) in ("", *map(_bare, names)):
+        if bare_name(self.base) in ("", *map(bare_name, names)):
             return ""
         return (
             f"the adapter in {self.folder} was trained on {self.base!r}, and is merged into "
@@ -190,8 +190,3 @@ def _of_module(patterns: Mapping[str, Any] | None, module: str, otherwise: Any) 
         if re.fullmatch(rf"(.*\.)?({pattern})", module):
             return value
     return otherwise
-
-
-def _bare(name: str) -> str:
-    """Return the last name of a hub id, a folder of the hub's cache or a path."""
-    return re.split(r"[/\\]|--", name.rstrip("/\\").casefold())[-1]

@@ -13,6 +13,7 @@ from ...runtime.errors import CheckpointError, UnknownNameError
 from ...runtime.spec import TokenizerSpec, ViewSpec
 from ..checkpoint import CONFIG_FILE, VOCABULARY_FILE, Checkpoint, CheckpointConfig
 from ..graph import Stage
+from ..hub import release_names
 from ..models.beit3 import BEIT3_SPECS, FIRST_POSITION
 from ..models.evf_sam import EVF_SAM_SPECS, EvfSam, EvfSamSpec
 from ..models.folding import fold
@@ -25,7 +26,6 @@ from .evf_sam_releases import (
     SAM_VIEWS,
     Settled,
     Switches,
-    release_names,
     settle,
 )
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 
 from ...runtime.errors import UnknownNameError
+from ..hub import bare_name
 
 __all__ = [
     "BEIT_VIEWS",
@@ -18,7 +17,6 @@ __all__ = [
     "SamView",
     "Settled",
     "Switches",
-    "release_names",
     "settle",
 ]
 
@@ -126,30 +124,11 @@ likely first. All code sees and answers alike with SAM; with EfficientSAM nothin
 with EfficientViT-SAM the authors trained nothing."""
 
 
-def release_names(name: str, folder: Path, origin: object = None) -> tuple[str, ...]:
-    """Return the names that may tell which release a checkpoint is, the best first.
-
-    Args:
-        name: The checkpoint's own, "YxZhang/evf-sam2@main" say.
-        folder: Where it lies, or a link to that; in the hub's cache, whose snapshots are named
-            after commits, "models--OWNER--NAME" counts.
-        origin: What its config says it was made from ("_name_or_path"); text, or it doesn't count.
-    """
-    names = [name.partition("@")[0]]
-    for path in (folder.absolute(), folder.resolve()):
-        names.append(path.name)
-        if path.parent.name == "snapshots":
-            names.append(path.parents[1].name)
-    if isinstance(origin, str):
-        names.append(origin.rstrip("/"))
-    return tuple(dict.fromkeys(names))
-
-
 def settle(names: Sequence[str], variant: str, overrides: Mapping[str, str]) -> Settled:
     """Settle the switches of a checkpoint: by its networks, else by its name, else the likeliest.
 
     Args:
-        names: From `release_names`; owners before them don't count.
+        names: From `hub.release_names`; owners before them don't count.
         variant: Key of `EVF_SAM_SPECS`, which the config and the weights told.
         overrides: Values that are taken instead, by the name of the switch.
 
@@ -159,7 +138,7 @@ def settle(names: Sequence[str], variant: str, overrides: Mapping[str, str]) -> 
     kind, encoder = variant.partition("-")[0], variant.partition("-beit3-")[0]
     switches, *others = _POSSIBLE.get(kind, (OWN,))
     released = _OF_SAM2 if kind == "sam2" else {}
-    known = [name for name in map(_bare, names) if name in released]
+    known = [name for name in map(bare_name, names) if name in released]
     if known:
         switches, others, told_by = released[known[0]], [], f"the release {known[0]} has them"
     elif kind not in _POSSIBLE:
@@ -181,11 +160,6 @@ def settle(names: Sequence[str], variant: str, overrides: Mapping[str, str]) -> 
     if turned := [name for name in VALUES if name in overrides]:
         told_by += f", with {' and '.join(turned)} by --switch"
     return Settled(switches=taken, told_by=told_by, doubtful=_doubtful(taken, others, overrides))
-
-
-def _bare(name: str) -> str:
-    """Return a name without its owner, as the hub and its cache write both."""
-    return re.split("/|--", name.lower())[-1]
 
 
 def _doubtful(

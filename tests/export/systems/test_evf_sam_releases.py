@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from saymask.export.hub import release_names
 from saymask.export.models.evf_sam import EVF_SAM_SPECS
 from saymask.export.systems.evf_sam import views
 from saymask.export.systems.evf_sam_releases import (
@@ -15,7 +16,6 @@ from saymask.export.systems.evf_sam_releases import (
     RELEASES,
     SAM_VIEWS,
     Switches,
-    release_names,
     settle,
 )
 from saymask.runtime.errors import UnknownNameError
