@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..runtime.bundle import Bundle
 from ..runtime.errors import UnknownNameError, require
 from ..runtime.language.tensorrt_llm import commands_by_device
+from ..runtime.machine import allowed_cores
 from ..runtime.options import add_json, positive
 from ..runtime.progress import Progress
 from ..runtime.spec import Manifest
@@ -69,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="gIoU points that may be lost against FP32 before the export fails (1.0)",
     )
     parser.add_argument(
-        "--threads", type=positive, default=os.cpu_count(), metavar="N", help="CPU threads (all)"
+        "--threads", type=positive, default=allowed_cores(), metavar="N", help="CPU threads (all)"
     )
     add_json(parser)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
 import re
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 __all__ = [
     "FEATURES",
     "CudaDevice",
+    "allowed_cores",
     "cuda_devices",
     "forget_peak_memory",
     "jetson_release",
@@ -56,6 +58,13 @@ class CudaDevice:
     """Compute capability, for example "8.7"."""
     memory_bytes: int
     """All of its memory."""
+
+
+def allowed_cores() -> int:
+    """Return how many cores this process may use: taskset or a container may allow only some."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def processor_name() -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import logging
-import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -16,6 +15,7 @@ import numpy as np
 from ...runtime.backends import llama_binding
 from ...runtime.errors import CheckpointError, UnknownNameError, UsageError, require
 from ...runtime.language.gguf_file import LanguageFile
+from ...runtime.machine import allowed_cores
 from .mixture import QUANTIZED, tensor_format
 from .writing import FILE_FORMATS, Piece, row_bytes, write_gguf
 
@@ -67,7 +67,7 @@ def quantize(
     reader = gguf.GGUFReader(source)
     _check_source(source, reader, importance or {})
     # ggml's code holds no lock of Python's, so that threads work side by side.
-    with ThreadPoolExecutor(threads or os.cpu_count()) as run:
+    with ThreadPoolExecutor(threads or allowed_cores()) as run:
         pieces = [
             _piece(tensor, format, layers, (importance or {}).get(tensor.name), run)
             for tensor in reader.tensors

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..engine import check_inputs
 from ..errors import DeviceError, EngineError, require
+from ..machine import allowed_cores
 from ..spec import StageSpec
 
 __all__ = ["OnnxEngine", "open_graph"]
@@ -116,7 +117,7 @@ def _options(ort: Any, threads: int | None) -> Any:
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.inter_op_num_threads = 1
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
+    allowed = allowed_cores()
     if threads is None and allowed != os.cpu_count():
         # Left alone, ONNX Runtime starts a thread for every core of the machine, also where a
         # container or taskset allows only some of them.

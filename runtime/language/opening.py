@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 from typing import cast
 
 from .. import backends
 from ..errors import DeviceError, UnknownNameError, UsageError
+from ..machine import allowed_cores
 from ..tables import module_from_table
 from . import LanguageEngine
 from .adapter_file import AdapterFile
@@ -73,7 +73,7 @@ def open_language(
     decoder = module.open_decoder(
         file,
         device=spot.device,
-        threads=threads or _cores(),
+        threads=threads or allowed_cores(),
         context_tokens=context_tokens,
         cache_dtype=cache_dtype,
         adapter=change,
@@ -125,9 +125,3 @@ def _check_memory(
             f"on {spot.device}; {spot.free_bytes >> 20} MiB are free; take fewer tokens, float16 "
             "or a smaller file"
         )
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -120,7 +120,7 @@ def _exported(variant: str, folder: Path, *flags: str) -> tuple[Path, list[tuple
     checkpoint, bundle = folder / "release", folder / "bundle"
     write_official(checkpoint, variant, seed=0)
     began = perf_counter()
-    words = ("--samples", SAMPLES, "--sample-limit", 1, "--threads", 2, "--out", bundle)
+    words = ("--samples", SAMPLES, "--sample-limit", 1, "--out", bundle)
     _, said = _saymask("export", "evf-sam", "--checkpoint", checkpoint, *words, *flags)
     steps = [found.groups() for found in map(STEP.fullmatch, said.splitlines()) if found]
     assert [step for step, *_ in steps][-1] == "write"

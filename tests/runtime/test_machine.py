@@ -134,3 +134,11 @@ def test_a_cuda_driver_is_asked(tmp_path, monkeypatch):
         machine.CudaDevice(name="RTX", capability="8.6", memory_bytes=10 << 32),
         machine.CudaDevice(name="Orin", capability="8.7", memory_bytes=11 << 32),
     )
+
+
+def test_only_some_cores_are_allowed(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {1, 5, 6}, raising=False)
+    assert machine.allowed_cores() == 3
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    assert machine.allowed_cores() == 6

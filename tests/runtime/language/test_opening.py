@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from saymask.runtime.errors import DeviceError, EngineError, UnknownNameError, UsageError
-from saymask.runtime.language import opening as language_open
 from saymask.runtime.language.decoder import Spot
 from saymask.runtime.language.gguf_file import LanguageFile
 from saymask.runtime.language.opening import DECODERS, needed_bytes, open_language
@@ -86,9 +85,3 @@ def test_byte_pairs_that_do_not_say_how_words_are_told_apart(tmp_path, backend):
     path.write_bytes(path.read_bytes().replace(b"tokenizer.ggml.pre", b"tokenizer.ggml.erp"))
     with pytest.raises(EngineError, match=r"model.gguf must say in tokenizer.ggml.pre how .* not;"):
         open_language(path, context_tokens=64, backend=backend)
-
-
-def test_cores(monkeypatch):
-    monkeypatch.delattr(language_open.os, "sched_getaffinity", raising=False)
-    monkeypatch.setattr(language_open.os, "cpu_count", lambda: 6)
-    assert language_open._cores() == 6
