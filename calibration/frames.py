@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ __all__ = [
     "calibration_samples",
     "fingerprint",
     "read_phrases",
+    "warn_of_likes",
 ]
 
 PHRASES_PER_PICTURE = 4
@@ -143,15 +144,32 @@ def _distinct(sources: Sequence[Source], count: int, reference: str) -> list[tup
             prints.append(fingerprint(frame.image_hwc))
     chosen = _spread(np.array(prints), count)
     if len(chosen) < count:
-        _LOG.warning(
-            "of %d frames in %s only %d differ where %d were asked for; ranges may come out too "
-            "narrow: give more and more different pictures",
-            len(prints),
-            reference,
-            len(chosen),
-            count,
-        )
+        _warn_of_likes(len(prints), reference, len(chosen), count)
     return [places[position] for position in chosen]
+
+
+def warn_of_likes(frames: Iterable[np.ndarray], reference: str) -> None:
+    """Warn where frames are nearly alike, as ranges of the same again and again are too narrow.
+
+    Args:
+        frames: (H, W, 3) uint8 RGB each.
+        reference: Where they come from, for the warning.
+    """
+    prints = np.array([fingerprint(frame) for frame in frames])
+    chosen = _spread(prints, len(prints))
+    if len(chosen) < len(prints):
+        _warn_of_likes(len(prints), reference, len(chosen), len(prints))
+
+
+def _warn_of_likes(total: int, reference: str, differ: int, asked: int) -> None:
+    _LOG.warning(
+        "of %d frames in %s only %d differ where %d were asked for; ranges may come out too "
+        "narrow: give more and more different pictures",
+        total,
+        reference,
+        differ,
+        asked,
+    )
 
 
 def _spread(prints: np.ndarray, count: int) -> list[int]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..runtime.engine_cache import Share
 from .gate import OVERALL, Loss
 from .hosts import ONNXRUNTIME, Host
 from .macs import multiply_adds
@@ -14,21 +15,7 @@ from .score import Score
 from .trial import Trial
 from .turns import weight_bytes
 
-__all__ = ["GateReport", "Share", "StageRow", "TaskRow", "gate_report", "stage_row"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Share:
-    """The products and convolutions of a stage that are computed in one precision."""
-
-    precision: str
-    """"int8" or "fp32", by the kernels that run, not by the plan."""
-    nodes: int
-    """How many."""
-    multiply_adds: int
-    """What they compute in one run."""
-    share: float
-    """Of all multiply-adds of the stage, in [0, 1]."""
+__all__ = ["GateReport", "StageRow", "TaskRow", "gate_report", "stage_row"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +33,8 @@ class StageRow:
     size_ratio: float
     """Bytes of its constants by FP32's."""
     shares: tuple[Share, ...]
-    """In INT8 and in FP32."""
+    """In INT8 and in FP32; of a device that is not here `saymask info` tells them once its engines
+    are built."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,11 +10,12 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
+from .extents import extents_of
 from .graph import Graph, attribute
 from .plan import WEIGHTED_OPS
 from .session import open_model
 
-__all__ = ["multiply_adds"]
+__all__ = ["multiply_adds", "multiply_adds_of_shapes"]
 
 
 def multiply_adds(model: onnx.ModelProto, feed: Mapping[str, np.ndarray]) -> dict[str, int]:
@@ -31,14 +32,49 @@ def multiply_adds(model: onnx.ModelProto, feed: Mapping[str, np.ndarray]) -> dic
         EngineError: ONNX Runtime refuses the graph or the feed.
     """
     graph = Graph(model)
-    weighted = [node for node in graph.nodes if node.op_type in WEIGHTED_OPS]
-    wanted = {node.name: (*node.input[:2], node.output[0]) for node in weighted}
-    known = {name: tuple(tensor.dims) for name, tensor in graph.constants.items()}
-    computed = dict.fromkeys(name for names in wanted.values() for name in names)
+    known = _constant_shapes(graph)
+    computed = dict.fromkeys(name for node in _weighted(graph) for name in _counted(node))
     shapes = known | _shapes(graph, [name for name in computed if name not in known], feed)
-    return {
-        node.name: _count(node, [shapes[name] for name in wanted[node.name]]) for node in weighted
-    }
+    return _counts(_weighted(graph), shapes)
+
+
+def multiply_adds_of_shapes(
+    model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]
+) -> dict[str, int]:
+    """Count the multiply-adds of one run without it, as far as shapes follow from the inputs'.
+
+    Args:
+        model: Graph of up to 2 GiB without what lies elsewhere, in floats or with Q/DQ.
+        shapes: Name of each input -> its extents.
+
+    Returns:
+        As `multiply_adds`, without nodes whose shapes do not follow.
+    """
+    graph = Graph(model)
+    # No memory is behind them, as only their shapes are read.
+    feed = {name: np.broadcast_to(np.float32(), tuple(shape)) for name, shape in shapes.items()}
+    known = _constant_shapes(graph) | extents_of(model, feed)
+    found = [node for node in _weighted(graph) if known.keys() >= set(_counted(node))]
+    return _counts(found, known)
+
+
+def _weighted(graph: Graph) -> list[onnx.NodeProto]:
+    return [node for node in graph.nodes if node.op_type in WEIGHTED_OPS]
+
+
+def _counted(node: onnx.NodeProto) -> tuple[str, str, str]:
+    """Return the tensors whose shapes say how much a node computes."""
+    return (node.input[0], node.input[1], node.output[0])
+
+
+def _constant_shapes(graph: Graph) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.dims) for name, tensor in graph.constants.items()}
+
+
+def _counts(
+    nodes: Iterable[onnx.NodeProto], shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, int]:
+    return {node.name: _count(node, [shapes[name] for name in _counted(node)]) for node in nodes}
 
 
 def _count(node: onnx.NodeProto, shapes: Sequence[tuple[int, ...]]) -> int:

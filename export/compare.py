@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from ..runtime.bundle import Bundle
@@ -110,8 +111,11 @@ def _masks(
 
     own = MINIATURES / fp32.manifest.source.name / SAMPLES_FOLDER
     samples = read_samples(args.samples or own, limit=args.sample_limit)
-    with closing(open_system(fp32, device="cpu", threads=args.threads)) as system:
-        recorder = Recorder()
+    with (
+        TemporaryDirectory() as folder,
+        closing(open_system(fp32, device="cpu", threads=args.threads)) as system,
+    ):
+        recorder = Recorder(Path(folder))
         progress.say(f"run {len(samples)} pictures in FP32")
         scores, masks = score_samples(system.with_engines(recorder.watch), samples)
         judge = Judge(

@@ -12,6 +12,7 @@ from typing import Any
 
 import onnx
 
+from ..calibration.macs import multiply_adds_of_shapes
 from ..calibration.storage import save
 from ..runtime import machine
 from ..runtime.engine_cache import (
@@ -22,7 +23,7 @@ from ..runtime.engine_cache import (
     write_report,
 )
 from ..runtime.errors import EngineError
-from .engine_report import asked_layers, built_layers
+from .engine_report import asked_layers, built_layers, built_shares
 from .halve import halve
 
 __all__ = ["EngineJob", "build_engine"]
@@ -72,6 +73,7 @@ def build_engine(job: EngineJob, step: Callable[[], None]) -> EngineReport:
         asked = asked_layers(model)
         del model
         plan = _compile(trt, log, graph, job, step)
+    described = _inspect(trt, log, plan)
     path = job.folder / f"{job.stage}.engine"
     path.write_bytes(memoryview(plan))
     report = EngineReport(
@@ -84,7 +86,8 @@ def build_engine(job: EngineJob, step: Callable[[], None]) -> EngineReport:
         engine_bytes=path.stat().st_size,
         shapes=job.shapes,
         asked=asked,
-        built=built_layers(_inspect(trt, log, plan)),
+        built=built_layers(described),
+        shares=built_shares(described, _work(job)),
         seconds=round(time.monotonic() - start, 3),
         peak_memory_bytes=machine.peak_memory_bytes(),
     )
@@ -123,6 +126,14 @@ def _compile(trt: Any, log: Any, graph: Path, job: EngineJob, step: Callable[[],
     if plan is None:
         raise EngineError(_refusal(job, log.errors))
     return plan
+
+
+def _work(job: EngineJob) -> dict[str, int]:
+    """Return the multiply-adds of the graph's products and convolutions, in the usual shapes."""
+    graph = onnx.load(job.graph, load_external_data=False)
+    if not all(node.name for node in graph.graph.node):
+        return {}  # Foreign graphs may have nodes that no layer can be told to come from.
+    return multiply_adds_of_shapes(graph, {shape.input: shape.usual for shape in job.shapes})
 
 
 def _inspect(trt: Any, log: Any, plan: Any) -> str:

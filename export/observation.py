@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ..calibration.cache import claim
-from ..calibration.frames import calibration_samples, read_phrases
+from ..calibration.frames import calibration_samples, read_phrases, warn_of_likes
 from ..calibration.gate import score_samples
 from ..calibration.recording import Recorder, Run
 from ..calibration.samples import Sample
@@ -112,6 +112,7 @@ def calibration_runs(
     recipe: ExportRecipe,
     draft: Bundle,
     system: System,
+    samples: Sequence[Sample],
     reference: Reference,
     scratch: Path,
     steps: Steps,
@@ -123,7 +124,8 @@ def calibration_runs(
             same graphs find it again.
         draft: The FP32 bundle.
         system: Opened from it.
-        reference: What `observe` returned.
+        samples: What stands in where no pictures are named; a warning says if some are alike.
+        reference: What `observe` returned of them.
         scratch: Takes what ran where there is no work folder.
         steps: Are told what happens.
 
@@ -135,6 +137,8 @@ def calibration_runs(
         UsageError: The work folder holds what other graphs computed.
     """
     if recipe.calib is None:
+        source = str(recipe.samples or "the checkpoint's own samples")
+        warn_of_likes((sample.frame for sample in samples), source)
         return reference.runs
     phrases = read_phrases(recipe.calib_phrases) if recipe.calib_phrases else ()
     samples = calibration_samples(recipe.calib, recipe.calib_images, phrases=phrases)

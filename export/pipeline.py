@@ -278,7 +278,7 @@ def _quantized(
         wanted = {name: graphs[name][0] for name in reference.runs}
         if recipe.precision == "fp16":
             return judge_halves(recipe, variant, wanted, system, samples, reference, small, steps)
-        data = calibration_runs(recipe, draft, system, reference, scratch, steps)
+        data = calibration_runs(recipe, draft, system, samples, reference, scratch, steps)
         return quantize_stages(
             recipe, variant, wanted, system, samples, reference, data, small, steps
         )

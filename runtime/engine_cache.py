@@ -24,6 +24,7 @@ __all__ = [
     "EngineReport",
     "LayerCount",
     "ShapeRange",
+    "Share",
     "build_command",
     "device_key",
     "find_engine",
@@ -92,6 +93,21 @@ class LayerCount:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """The products and convolutions of a stage that are computed in one precision."""
+
+    precision: str
+    """"int8", "fp32", ..., by the kernels that run, not by the plan; "unknown" where those don't
+    tell."""
+    nodes: int
+    """How many."""
+    multiply_adds: int
+    """What they compute in one run."""
+    share: float
+    """Of all multiply-adds of the stage, in [0, 1]."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ShapeRange:
     """Shapes of one input that an engine takes."""
 
@@ -129,6 +145,9 @@ class EngineReport:
     """Operators of the graph that was compiled."""
     built: tuple[LayerCount, ...]
     """Layers of the engine, as the compiler states them."""
+    shares: tuple[Share, ...]
+    """What those layers compute in, the most first; empty where an older saymask wrote the report.
+    """
     seconds: float
     """How long it took to compile."""
     peak_memory_bytes: int | None
@@ -358,5 +377,6 @@ def _report(data: dict[str, Any]) -> EngineReport:
         for row in data["shapes"]
     )
     asked, built = (tuple(LayerCount(**row) for row in data[side]) for side in ("asked", "built"))
-    values = {"key": key, "shapes": shapes, "asked": asked, "built": built}
+    shares = tuple(Share(**row) for row in data.get("shares", ()))
+    values = {"key": key, "shapes": shapes, "asked": asked, "built": built, "shares": shares}
     return EngineReport(**{"phrases": None, **data, **values})

@@ -92,9 +92,9 @@ def open_sources(reference: str) -> list[Source]:
 
 def _opener(reference: str) -> Callable[[str], Source]:
     key = _key(reference)
+    if _is_file(reference) and not _path(reference).exists():
+        raise SourceError(f"a source must exist; {reference} does not; check the path")
     if key in OPENERS:
-        if _is_file(reference) and not _path(reference).exists():
-            raise SourceError(f"a source must exist; {reference} does not; check the path")
         return OPENERS[key]
     offered = {f"{entry.name}://": entry for entry in entry_points(group=GROUP)}
     if key not in offered:

@@ -244,6 +244,9 @@ def _engines(bundle: Bundle, reports: Sequence[EngineReport]) -> str:
         sides = (("asked", report.asked), ("built", report.built))
         rows = [row for name, counts in sides for row in _layers(name, counts)]
         parts.append(table(("", "precision", "layers"), rows))
+        if report.shares:
+            shares = ", ".join(_share(asdict(each)) for each in report.shares)
+            parts.append(f"multiply-adds as built: {shares}")
     return "\n".join(parts)
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
+from onnx import TensorProto, helper
 
-from saymask.calibration.macs import multiply_adds
+from saymask.calibration.macs import multiply_adds, multiply_adds_of_shapes
 from saymask.calibration.plan import plan_nodes
 
 
@@ -19,6 +21,8 @@ def test_convolutions(convolutions, images):
         "last": 8 * 8 * 16 * 32,
     }
     assert list(counts) == list(plan_nodes(convolutions))
+    shapes = {name: array.shape for name, array in images[0].items()}
+    assert multiply_adds_of_shapes(convolutions, shapes) == counts
 
 
 def test_products_of_a_batch_that_varies(tokens, sentences):
@@ -26,6 +30,16 @@ def test_products_of_a_batch_that_varies(tokens, sentences):
     counts = multiply_adds(tokens, sentences[0])
     assert counts["q"] == counts["out"] == batch * 20 * 32 * 32
     assert counts["logits"] == counts["mix"] == batch * 20 * 20 * 32
+    shapes = {name: array.shape for name, array in sentences[0].items()}
+    assert multiply_adds_of_shapes(tokens, shapes) == counts
+    model = onnx.ModelProto()
+    model.CopyFrom(tokens)
+    # What data decide is left out, and what follows from shapes alone is not.
+    model.graph.node.add(op_type="NonZero", input=["tokens"], output=["places"], name="places")
+    model.graph.node.add(op_type="Cast", input=["places"], output=["which"], name="which")
+    model.graph.node[-1].attribute.append(helper.make_attribute("to", TensorProto.FLOAT))
+    model.graph.node.add(op_type="MatMul", input=["which", "which"], output=["it"], name="it")
+    assert multiply_adds_of_shapes(model, shapes) == counts
 
 
 def test_transposed_products_and_convolutions(build):

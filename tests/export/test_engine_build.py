@@ -40,6 +40,11 @@ def test_the_built_layers_have_the_asked_precision(fp32_bundle, tmp_path, precis
     assert {found for _, found in weighted} == {precision}
     asked = {row.precision for row in report.asked if row.kind == "Gemm"}
     assert asked == {precision}
+    assert [share.precision for share in report.shares] == [precision]
+    assert report.shares[0].nodes == sum(
+        row.count for row in report.asked if row.kind in ("ConvTranspose", "Gemm", "MatMul")
+    )
+    assert report.shares[0].share == 1
     engine = tmp_path / "mask.engine"
     assert engine.stat().st_size == report.engine_bytes
     assert graph_sha256(engine) == report.engine_sha256

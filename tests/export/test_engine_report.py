@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from saymask.export.engine_report import asked_layers, built_layers
+from saymask.export.engine_report import asked_layers, built_layers, built_shares
 from saymask.export.halve import halve
-from saymask.runtime.engine_cache import LayerCount
+from saymask.runtime.engine_cache import LayerCount, Share
 
 LOG = """Engine generation completed
 Layers:
@@ -45,3 +45,32 @@ def test_asked_layers_are_the_graphs_operators(graphs):
     assert {row.precision for row in counts} <= {"fp32", "int64", "bool", "bool+int64"}
     halved = {(row.kind, row.precision) for row in asked_layers(halve(graphs["mask"]))}
     assert {("Gemm", "fp16"), ("Softmax", "fp32"), ("Cast", "fp16+fp32")} <= halved
+
+
+PRODUCTS = """Layers:
+Name: round, LayerType: kgen, Inputs: [ { Name: a, Datatype: Half }], Constants: [], Outputs: \
+[ { Name: b, Datatype: Int8 }], TacticName: t, StreamId: 0, Metadata: [ONNX Layer: small]
+Name: small, LayerType: gemm, Inputs: [ { Name: b, Datatype: Int8 }, { Name: r, Datatype: Half }], \
+Constants: [ { Name: w, Datatype: Int8 }, { Name: s, Datatype: Float }], Outputs: [ { Name: c, \
+Datatype: Half }], TacticName: t, StreamId: 0, Metadata: [ONNX Layer: small][ONNX Layer: small too]
+Name: bias, LayerType: kgen, Inputs: [ { Name: c, Datatype: Float }], Constants: [], Outputs: \
+[ { Name: d, Datatype: Half }], TacticName: t, StreamId: 0, Metadata: [ONNX Layer: small]
+Name: light, LayerType: gemm, Inputs: [ { Name: d, Datatype: Half }], Constants: [ { Name: w, \
+Datatype: Int4 }], Outputs: [ { Name: e, Datatype: Half }], Metadata: [ONNX Layer: light]
+Name: conv, LayerType: correlation, Inputs: [ { Name: d, Datatype: Half }, { Name: r, Datatype: \
+Float }], Constants: [ { Name: w, Datatype: Half }], Outputs: [], Metadata: [ONNX Layer: conv]
+Name: heads, LayerType: gemm, Inputs: [ { Name: q, Datatype: Half }, { Name: k, Datatype: Half }], \
+Constants: [ { Name: s, Datatype: Float }], Outputs: [], Metadata: [ONNX Layer: heads]
+Name: few, LayerType: kgen, Inputs: [ { Name: q, Datatype: FP8 }, { Name: i, Datatype: Int64 }], \
+Constants: [], Outputs: [ { Name: k, Datatype: Half }], Metadata: [ONNX Layer: few]
+"""
+
+
+def test_products_are_computed_in_what_their_layer_multiplies():
+    counts = {"small": 50, "small too": 10, "light": 4, "conv": 3, "heads": 2, "few": 1, "gone": 30}
+    shares = {each.precision: each for each in built_shares(PRODUCTS, counts)}
+    assert list(shares) == ["int8", "unknown", "fp16", "fp8"]
+    assert shares["int8"] == Share(precision="int8", nodes=2, multiply_adds=60, share=0.6)
+    assert (shares["fp16"].nodes, shares["fp16"].multiply_adds) == (3, 9)
+    assert (shares["unknown"].nodes, shares["fp8"].nodes) == (1, 1)
+    assert built_shares("nothing of the kind", {}) == ()

@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 
 from saymask.calibration.arrays import StoredArrays
+from saymask.calibration.recording import Run
 from saymask.calibration.samples import Sample
 from saymask.export.observation import calibration_runs, golden_arrays, observe
 from saymask.export.pipeline import export
+from saymask.export.quantization import Reference
 from saymask.export.recipe import ExportRecipe
 from saymask.export.steps import Steps
 from saymask.runtime.errors import CheckpointError, UsageError
@@ -89,11 +91,30 @@ def test_calibration_keeps_no_picture_and_no_mask(tmp_path):
     )
     system, said = _Endless(), []
     draft, reference = SimpleNamespace(), SimpleNamespace()
-    runs = calibration_runs(recipe, draft, system, reference, tmp_path, Steps(said.append))
+    runs = calibration_runs(recipe, draft, system, (), reference, tmp_path, Steps(said.append))
     assert said == [f"calibrate on 6 pictures of {recipe.calib}"]
     assert len(runs["image"]) == len(system.frames) == 6
     assert not any(each() is not None for each in (*system.frames, *system.masks))
     assert all(isinstance(run.outputs, StoredArrays) for run in runs["image"])
+
+
+def test_samples_that_are_one_picture_again_and_again_are_said_so(tmp_path, caplog):
+    generator = np.random.default_rng(0)
+    frames = [generator.integers(0, 256, (64, 64, 3), np.uint8) for _ in range(2)]
+    runs = {"image": [Run({}, {})]}
+    recipe = ExportRecipe(system="evf-sam", out=tmp_path / "out", samples=tmp_path)
+    for count, warned in ((1, False), (3, True)):
+        samples = [Sample(frame, ("it",), ("single",), None) for frame in frames * count]
+        assert runs is calibration_runs(
+            recipe,
+            SimpleNamespace(),
+            _Endless(),
+            samples,
+            Reference(runs, {}, []),
+            tmp_path,
+            Steps(print),
+        )
+        assert (f"of 6 frames in {tmp_path} only 2 differ" in caplog.text) == warned
 
 
 class _Idle:

@@ -2,7 +2,6 @@ import json
 import re
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -130,21 +129,19 @@ def _exported(variant: str, folder: Path, *flags: str) -> tuple[Path, list[tuple
 
 
 def _engine_rows(bundle: dict, precision: str) -> list[tuple[str, str, str]]:
-    """Say what each engine took, and how many layers were built in which precision."""
+    """Say what each engine took, and how much of it was built in which precision."""
     rows = []
     small = {each["name"]: each["precision"] for each in bundle["stages"]}
     for engine in bundle["engines"]:
         assert not engine["is_stale"]
         assert engine["precision"] == precision
         expected = {"fp32": precision}.get(small[engine["stage"]], small[engine["stage"]])
-        built: Counter[str] = Counter()
-        for layer in engine["built"]:
-            built[layer["precision"]] += layer["count"]
-        # The compiler's own kernels are not all listed by type, but some of this one must be.
-        assert any(expected in each for each in built)
-        layers = ", ".join(f"{count} {each}" for each, count in built.most_common())
+        shares = {each["precision"]: each["share"] for each in engine["shares"]}
+        assert sum(shares.values()) == pytest.approx(1)
+        assert max(shares, key=shares.__getitem__) == expected
+        work = ", ".join(f"{share:.1%} {each}" for each, share in shares.items())
         peak_mib = engine["peak_memory_bytes"] >> 20
-        step = f"{engine['stage']} in {precision} ({layers})"
+        step = f"{engine['stage']} in {precision} (of multiply-adds {work})"
         rows.append((step, f"{engine['seconds']:.0f}", str(peak_mib)))
     assert len(rows) == len(bundle["stages"])
     return rows

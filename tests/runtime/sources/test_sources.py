@@ -41,6 +41,7 @@ def test_a_file_with_wildcards_in_its_name_is_a_file(tmp_path, write_image):
     ("reference", "said"),
     [
         ("nowhere.png", "nowhere.png does not; check the path"),
+        ("nowhere", "nowhere does not; check the path"),
         ("notes.txt", "must be one of .bmp, .jpeg"),
         ("*.png", "*.png has none"),
         (".", "must hold images; . has none"),

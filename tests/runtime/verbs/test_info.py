@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from saymask.calibration.gate import Loss
-from saymask.calibration.gate_report import GateReport, Share, StageRow
+from saymask.calibration.gate_report import GateReport, StageRow
 from saymask.calibration.plan import NodePlan
 from saymask.calibration.plan_file import Plan, StagePlan, plan_from_text, text_from_plan
 from saymask.runtime.bundle import Bundle
 from saymask.runtime.cli import main
+from saymask.runtime.engine_cache import Share
 from saymask.runtime.spec import LatencyRow, QualityRow, StageSpec
 
 from ..language import quantized_folders
@@ -83,6 +84,7 @@ def test_engines_are_shown_by_what_was_asked_and_built(engine_bundle, capsys):
     lines = [line.split() for line in text.splitlines()]
     assert ["asked", "fp16", "1", "Conv"] in lines
     assert ["built", "fp16", "1", "correlation"] in lines
+    assert text.count("multiply-adds as built: 100.0 % in fp16 (1 nodes)\n") == 3
     assert main(["info", str(folder), "--json"]) == 0
     engines = json.loads(capsys.readouterr().out)["engines"]
     assert {engine["stage"]: engine["is_stale"] for engine in engines} == {
