@@ -15,7 +15,7 @@ from ..runtime.errors import UsageError
 from .qdq import runnable
 from .segments import Line, run
 
-__all__ = ["Agreement", "LayerReport", "LayerRow", "compare_layers"]
+__all__ = ["Agreement", "LayerReport", "LayerRow", "compare_layers", "shared_layers"]
 
 _MIB = 2**20
 
@@ -145,22 +145,45 @@ def compare_layers(
     """
     if not feeds:
         raise UsageError("layers are compared on real inputs; got none; give at least one feed")
-    made = {name for node in quantized.graph.node for name in node.output}
     with tempfile.TemporaryDirectory() as name:
         reference = _line(fp32, Path(name, "fp32"))
         other = _line(runnable(quantized), Path(name, "quantized"))
-        shared = [each for each in reference.made if each in made and reference.is_float(each)]
-        if not shared:
-            raise UsageError(
-                "graphs are compared by the names of their tensors; these share none; quantize "
-                "the FP32 graph that is given"
-            )
+        shared = _shared(reference, quantized)
         sizes = reference.measure(feeds[0], threads=threads)
         rows: list[LayerRow] = []
         for group in _groups(shared, sizes, memory_mib * _MIB // 2):
             agreements = _compare(reference.to(group), other.to(group), feeds, threads=threads)
             rows += [_row(reference.maker(each), each, agreements[each]) for each in group]
     return LayerReport(rows=tuple(rows), floor=floor)
+
+
+def shared_layers(fp32: onnx.ModelProto, quantized: onnx.ModelProto) -> dict[str, onnx.NodeProto]:
+    """Return the float tensors that have one name in two graphs, with the nodes that make them.
+
+    Args:
+        fp32: Graph with names for all nodes.
+        quantized: The same network in small numbers.
+
+    Returns:
+        Name -> node of `fp32`, in the order in which it runs.
+
+    Raises:
+        UsageError: No tensor has one name in both.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        reference = _line(fp32, Path(name, "fp32"))
+        return {each: reference.maker(each) for each in _shared(reference, quantized)}
+
+
+def _shared(reference: Line, quantized: onnx.ModelProto) -> list[str]:
+    made = {name for node in quantized.graph.node for name in node.output}
+    shared = [each for each in reference.made if each in made and reference.is_float(each)]
+    if not shared:
+        raise UsageError(
+            "graphs are compared by the names of their tensors; these share none; quantize "
+            "the FP32 graph that is given"
+        )
+    return shared
 
 
 def _line(model: onnx.ModelProto, folder: Path) -> Line:

@@ -43,6 +43,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="compare every layer on the golden inputs instead of the masks",
     )
     parser.add_argument(
+        "--polygraphy",
+        action="store_true",
+        help="compare every layer, and let NVIDIA Polygraphy do it, as a second opinion",
+    )
+    parser.add_argument(
         "--floor",
         type=float,
         default=0.99,
@@ -59,12 +64,14 @@ def run(args: argparse.Namespace) -> int:
     """Compare and print; that bundles differ is no failure."""
     for library in ("onnx", "onnxruntime"):
         require(library, extra="export")
+    if args.polygraphy:
+        require("polygraphy", extra="polygraphy")
     fp32 = Bundle.read(find_bundle(args.fp32))
     others = {name: Bundle.read(find_bundle(name)) for name in args.bundles}
     for name, other in others.items():
         _check_pair(args.fp32, fp32, name, other)
     with Progress("compare") as progress:
-        compare = _layers if args.layers else _masks
+        compare = _layers if args.layers or args.polygraphy else _masks
         report, lines = compare(fp32, others, args, progress)
     print(json.dumps(report, allow_nan=False) if args.json else "\n".join(lines))
     return 0
@@ -149,6 +156,7 @@ def _layers(
     """Hold every tensor that the others' graphs share with FP32's against it."""
     from ..calibration.layerwise import compare_layers
     from ..calibration.storage import read
+    from .polygraphy_layers import compare_with_polygraphy
 
     golden = fp32.golden()
     report: dict[str, Any] = {}
@@ -156,12 +164,15 @@ def _layers(
     for name, bundle in others.items():
         for stage in _small(bundle):
             progress.say(f"run the layers of {name}, {stage.name}")
-            found = compare_layers(
+            graphs = (
                 read(fp32.folder / fp32.stage(stage.name).file),
                 read(bundle.folder / stage.file),
-                [{each.name: golden[f"{stage.name}/{each.name}"] for each in stage.inputs}],
-                floor=args.floor,
-                threads=args.threads,
+            )
+            feed = {each.name: golden[f"{stage.name}/{each.name}"] for each in stage.inputs}
+            found = (
+                compare_with_polygraphy(*graphs, feed, floor=args.floor)
+                if args.polygraphy
+                else compare_layers(*graphs, [feed], floor=args.floor, threads=args.threads)
             )
             report.setdefault(name, {})[stage.name] = {
                 "layers": [_record(asdict(row)) for row in found.rows],

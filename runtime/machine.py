@@ -22,6 +22,7 @@ __all__ = [
     "peak_memory_bytes",
     "processor_features",
     "processor_name",
+    "sums_overflow",
 ]
 
 FEATURES = {
@@ -79,6 +80,16 @@ def processor_features() -> dict[str, bool] | None:
     fields = _fields(_CPUINFO)
     flags = fields.get("flags", fields.get("Features", "")).split()
     return {name: name in flags for name in FEATURES} if flags else None
+
+
+def sums_overflow() -> bool:
+    """Say whether the processor adds 8-bit products in 16 bits: x86 with AVX2 and without VNNI.
+
+    Two products of the largest numbers are more than such a sum holds; ARM adds in 32 bits.
+    """
+    features = processor_features() or {}
+    wide = ("avx512_vnni", "avx_vnni", "amx_int8")
+    return features.get("avx2", False) and not any(features[name] for name in wide)
 
 
 def memory_bytes() -> dict[str, int] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 
 from ..engine import check_inputs
 from ..errors import DeviceError, EngineError, require
-from ..machine import allowed_cores
+from ..machine import allowed_cores, sums_overflow
 from ..spec import StageSpec
 
 __all__ = ["OnnxEngine", "open_graph"]
@@ -79,6 +80,8 @@ def open_graph(graph: Path, stage: StageSpec, *, device: str, threads: int | Non
     place = f"cuda:{index}" if session else "cpu"
     if not session:
         session = _open_on_cpu(ort, graph, options)
+        if stage.precision.startswith("int8") and sums_overflow():
+            _warn_of_sums()
     _check_signature(session, graph, stage)
     return OnnxEngine(session, stage, place)
 
@@ -111,6 +114,16 @@ def _open_on_cpu(ort: Any, graph: Path, options: Any) -> Any:
             f"ONNX Runtime {ort.__version__} refuses {graph}: {error}; "
             "upgrade onnxruntime or export the bundle again"
         ) from error
+
+
+@cache
+def _warn_of_sums() -> None:
+    """Warn once that small integers may come out otherwise than where they were judged."""
+    _LOG.warning(
+        "this processor has no VNNI and adds 8-bit products in 16 bits, which may overflow: masks "
+        "may differ from those that the bundle was judged by; export it on this machine, whose "
+        "gate then sees them"
+    )
 
 
 def _options(ort: Any, threads: int | None) -> Any:

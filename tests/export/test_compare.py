@@ -86,6 +86,21 @@ def test_layers_are_held_against_fp32s(fp32_bundle, small, capsys):
     assert report[name]["layers"][0]["node"] in first
 
 
+def test_polygraphy_says_the_same_of_the_layers(fp32_bundle, small, capsys):
+    pytest.importorskip("polygraphy", reason="polygraphy is not installed")
+    reports = []
+    for flag in ("--layers", "--polygraphy"):
+        assert _compare(fp32_bundle.folder, small["int8"], flag, "--json") == 0
+        reports.append(json.loads(capsys.readouterr().out)[str(small["int8"])])
+    ours, theirs = reports
+    assert theirs.keys() == ours.keys()
+    for stage, found in theirs.items():
+        cosines = {layer["tensor"]: layer["cosine"] for layer in ours[stage]["layers"]}
+        assert len(found["layers"]) > 5
+        for layer in found["layers"]:
+            assert layer["cosine"] == pytest.approx(cosines[layer["tensor"]], abs=1e-4)
+
+
 def test_what_cannot_be_compared(fp32_bundle, small, tiny_bundle, fp8_bundle):
     with pytest.raises(BundleError, match="the first bundle must be in FP32; .* is int8"):
         _compare(small["int8"], small["fp8"])

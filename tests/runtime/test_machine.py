@@ -89,6 +89,18 @@ def test_the_processors_own_name_is_preferred(jetson):
     assert not features["amx_int8"]
 
 
+@pytest.mark.parametrize(
+    ("flags", "overflow"),
+    [
+        ("flags : avx2", True), ("flags : avx2 avx512f", True), ("flags : avx2 avx_vnni", False),
+        ("flags : avx2 avx512_vnni", False), ("Features : asimd asimddp", False), ("", False),
+    ],
+)  # fmt: skip
+def test_sums_overflow_on_x86_without_vnni(jetson, flags, overflow):
+    machine._CPUINFO.write_text(f"model name\t: Fast CPU 9000\n{flags}\n")
+    assert machine.sums_overflow() == overflow
+
+
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
 def test_peak_memory_is_this_process_alone():
     """A child of a large process starts small."""
