@@ -6,7 +6,7 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -42,7 +42,7 @@ EVF_SAM_SPECS["tiny"] = TINY
 sys.addaudithook(kill)
 sys.exit(main(sys.argv[3:]))
 """
-"""An export that dies when all is written and only the last rename is missing."""
+"""A command that dies right before something is renamed to a path."""
 
 
 @dataclass(frozen=True)
@@ -96,14 +96,27 @@ def tiny_checkpoint(tiny_network: EvfSam, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.fixture(scope="session")
-def killed_export(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Killed:
-    """An export in a process of its own that was killed at its last step."""
+def run_killed() -> Callable[..., str]:
+    """Runs `saymask` until something is renamed to a path, and returns its stderr."""
+
+    def run_killed(path: Path, *words: object) -> str:
+        command = [sys.executable, "-c", KILLED, *map(str, (Path(__file__).parent, path, *words))]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        assert done.returncode == -signal.SIGKILL, done.stderr
+        return done.stderr
+
+    return run_killed
+
+
+@pytest.fixture(scope="session")
+def killed_export(
+    tiny_checkpoint: Path, run_killed: Callable[..., str], tmp_path_factory: pytest.TempPathFactory
+) -> Killed:
+    """An export in a process of its own that was killed when only its last rename was missing."""
     out = tmp_path_factory.mktemp("bundles") / "tiny-fp32"
     words = ("export", "evf-sam", "--checkpoint", tiny_checkpoint, "--out", out, "--threads", "1")
-    command = [sys.executable, "-c", KILLED, *map(str, (Path(__file__).parent, out, *words))]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == -signal.SIGKILL, done.stderr
-    return Killed(out, done.stderr, tuple(path.name for path in out.parent.iterdir()))
+    log = run_killed(out, *words)
+    return Killed(out, log, tuple(path.name for path in out.parent.iterdir()))
 
 
 @pytest.fixture(scope="session")

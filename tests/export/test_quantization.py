@@ -66,6 +66,24 @@ def test_a_plan_that_is_given_back_is_followed(recipe, tmp_path):
     assert sizes[0] < sizes[1]
 
 
+def test_a_killed_export_goes_on_from_its_ranges(recipe, run_killed, tmp_path):
+    recipe = replace(recipe, sample_limit=1)
+    whole = export(replace(recipe, out=tmp_path / "whole"), lambda _: None)
+    work = tmp_path / "work"
+    words = ("export", "evf-sam", "--checkpoint", recipe.checkpoint, "--int8", "--target", "rtx")
+    words += ("--max-iou-drop", 100, "--sample-limit", 1, "--threads", 1)
+    last = work / "prompt" / "symmetric" / "whole" / "statistics.npz"
+    run_killed(last, *words, "--out", recipe.out, "--work", work)
+    assert not recipe.out.exists()
+    assert not last.exists()
+    kept = {path: path.stat().st_mtime_ns for path in (work / "image").rglob("statistics.npz")}
+    assert kept
+    bundle = export(replace(recipe, work=work), lambda _: None)
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    for file in ("plan.json", *(stage.file for stage in bundle.manifest.stages)):
+        assert (bundle.folder / file).read_bytes() == (whole.folder / file).read_bytes()
+
+
 def test_a_plan_for_another_target_is_refused(recipe, tmp_path):
     first = export(recipe, lambda _: None)
     with pytest.raises(InputError, match="the plan must be for the target cpu; it is for rtx"):
