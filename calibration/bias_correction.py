@@ -16,6 +16,7 @@ from onnx import TensorProto, helper
 from ..runtime.errors import UsageError
 from .graph import Graph
 from .plan import NodePlan
+from .qdq import runnable
 from .session import open_model
 
 __all__ = ["correct_biases", "output_errors"]
@@ -51,7 +52,7 @@ def output_errors(
     """
     twins = _Twins(model, lowered)
     names = {name: twins.error(name) for name, each in plan.items() if each.precision != "fp32"}
-    engine = open_model(twins.model(names.values()), threads=threads)
+    engine = open_model(runnable(twins.model(names.values())), threads=threads)
     sums, runs = dict.fromkeys(names, np.float64(0)), 0
     for feed in feeds:
         found = engine.run(feed)

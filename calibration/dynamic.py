@@ -14,22 +14,25 @@ from onnx import TensorProto, helper
 
 from .graph import Graph
 from .plan import NodePlan
-from .scales import symmetric_int8
+from .scales import symmetric_int8, weight_bits_here
 
 __all__ = ["quantize_dynamic"]
 
 
-def quantize_dynamic(model: onnx.ModelProto, plan: Mapping[str, NodePlan]) -> onnx.ModelProto:
+def quantize_dynamic(
+    model: onnx.ModelProto, plan: Mapping[str, NodePlan], *, weight_bits: int | None = None
+) -> onnx.ModelProto:
     """Write the products that a plan makes INT8 as integer products; convolutions stay FP32.
 
     Args:
         model: FP32 graph after `passes.split_gemms`, opset 13 or later.
         plan: Node name -> precision, from `plan.plan_nodes`.
+        weight_bits: See `static.quantize_static`.
 
     Returns:
         A graph with the same float inputs and outputs; matrices of INT8 nodes are int8.
     """
-    graph = Graph(model)
+    graph, bits = Graph(model), weight_bits or weight_bits_here()
     matrices: dict[str, list[str]] = {}
     rounded: dict[str, list[str]] = {}
     nodes: list[onnx.NodeProto] = []
@@ -40,7 +43,7 @@ def quantize_dynamic(model: onnx.ModelProto, plan: Mapping[str, NodePlan]) -> on
             continue
         rows, matrix = node.input
         if matrix not in matrices:
-            integers, scale = symmetric_int8(graph.array(matrix), axis=1)
+            integers, scale = symmetric_int8(graph.array(matrix), axis=1, bits=bits)
             matrices[matrix] = [
                 graph.add(f"{matrix}_int8", integers),
                 graph.add(f"{matrix}_scale", scale),

@@ -93,13 +93,15 @@ class Graph:
             initializer=[tensor for name, tensor in self.constants.items() if name in read],
             value_info=[value for value in source.graph.value_info if value.name in made],
         )
-        return helper.make_model(
+        model = helper.make_model(
             graph,
             ir_version=source.ir_version,
             opset_imports=source.opset_import,
             functions=source.functions,
             producer_name=source.producer_name,
         )
+        model.metadata_props.extend(source.metadata_props)
+        return model
 
 
 def attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:

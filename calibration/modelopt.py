@@ -20,7 +20,6 @@ from .modelopt_job import GRAPH, MISSING, NAMES, QUANTIZED
 from .other_python import run_job
 from .passes import replace_resizes
 from .plan import FLOATS, WEIGHTED_OPS, NodePlan, blocks
-from .plan_file import model_sha256
 from .qdq import restore, rounded_nodes
 from .quantize import Calibration, Candidate, plannable
 from .storage import save, spill
@@ -88,7 +87,7 @@ def modelopt_candidates(
         folder = calibration.folder
         small = spill(found.model, folder / "modelopt.onnx") if folder else found.model
         lower = partial(_lower, small, plain, found.plan)
-        kept.append(replace(found, model=small, lower=lower, sha256=model_sha256(small)))
+        kept.append(replace(found, model=small, lower=lower))
     return tuple(kept)
 
 

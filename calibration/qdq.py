@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from ..runtime.machine import sums_overflow
 from .graph import Graph, attribute
 from .plan import WEIGHTED_OPS
 
@@ -66,18 +67,20 @@ def runnable(model: onnx.ModelProto) -> onnx.ModelProto:
 
     It has both operators of a Q/DQ pair for FP8, but takes them for INT8 when it moves and fuses
     them, and refuses what it made of them (1.31). So each is written as two other operators, and
-    weights are stored as the real numbers that they stand for.
+    weights are stored as the real numbers that they stand for. Likewise INT8 for TensorRT where
+    this processor's sums overflow, which a GPU's don't.
 
     Args:
-        model: INT8, which stays as it is, or FP8, not yet through `export.halve`. Weights may have
-            one scale for each channel.
+        model: INT8, which mostly stays as it is, or FP8, not yet through `export.halve`. Weights
+            may have one scale for each channel.
     """
-    if all(each.data_type != TensorProto.FLOAT8E4M3FN for each in model.graph.initializer):
+    is_fp8 = any(each.data_type == TensorProto.FLOAT8E4M3FN for each in model.graph.initializer)
+    if not is_fp8 and not (sums_overflow() and _is_symmetric(model)):
         return model
     graph = Graph(model)
     nodes: list[onnx.NodeProto] = []
     for node in graph.nodes:
-        if node.op_type == "QuantizeLinear":
+        if node.op_type == "QuantizeLinear" and is_fp8:
             nodes += _divide_and_cast(graph, node)
         elif node.op_type != "DequantizeLinear":
             nodes.append(node)
@@ -88,6 +91,14 @@ def runnable(model: onnx.ModelProto) -> onnx.ModelProto:
             nodes += _cast_and_multiply(graph, node)
     graph.nodes = nodes
     return graph.model()
+
+
+def _is_symmetric(model: onnx.ModelProto) -> bool:
+    """Say whether all that is rounded becomes int8, as TensorRT wants it and no CPU is given it."""
+    rounded = [node for node in model.graph.node if node.op_type == "QuantizeLinear"]
+    zeros = {node.input[2] for node in rounded if len(node.input) > 2}
+    kinds = {each.data_type for each in model.graph.initializer if each.name in zeros}
+    return kinds == {TensorProto.INT8} and all(len(node.input) > 2 for node in rounded)
 
 
 def _divide_and_cast(graph: Graph, node: onnx.NodeProto) -> list[onnx.NodeProto]:

@@ -25,7 +25,6 @@ from .migration import migrate, migrated_tensors
 from .observers import Observer
 from .passes import replace_resizes, split_gemms
 from .plan import FLOATS, NodePlan, name_int8, only, plan_nodes
-from .plan_file import model_sha256
 from .ranges import MEMORY_MIB, Range, observe
 from .smoothing import smooth, smoothed_tensors
 from .static import quantized_tensors
@@ -74,9 +73,6 @@ class Candidate:
     """What each weighted node computes in, and why; empty for FP32."""
     lower: Lower | None = None
     """Writes this plan, or one with fewer quantized nodes, as a graph; None for FP32."""
-    sha256: str = ""
-    """Digest of what `lower` first wrote: tells what it takes from data, ranges above all, from
-    what it took from other data. Empty for FP32."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +89,9 @@ class Calibration:
     """What inner tensors may take."""
     work: Path | None = None
     """Folder to keep this graph's ranges in, or None."""
+    weight_bits: int | None = None
+    """8, or 7 for processors whose sums overflow; None takes what is right on this one. Of CPUs
+    alone."""
     folder: Path | None = None
     """Takes the weights of rewritten graphs, which must outlive them; None holds them in memory."""
     say: Callable[[str], None] = lambda line: None
@@ -154,8 +153,7 @@ def candidates(
     # Where there are several forms, the first one writes the others' nodes too.
     for form, plan in zip(forms, plans, strict=False):
         if any(each.precision not in FLOATS for each in plan.values()):
-            made = form.make(stage, plan, form.precision)
-            found.append(replace(made, sha256=model_sha256(made.model)))
+            found.append(form.make(stage, plan, form.precision))
     return tuple(found)
 
 
@@ -180,7 +178,7 @@ class _Stage:
         feeds: Sequence[Mapping[str, np.ndarray]],
         calibration: Calibration,
     ) -> None:
-        self.plain = model
+        self.plain, self.weight_bits = model, calibration.weight_bits
         self._feeds, self._calibration = feeds, calibration
 
     @cached_property
@@ -268,11 +266,13 @@ class _Stage:
 def _static(stage: _Stage, plan: Mapping[str, NodePlan], precision: str) -> Candidate:
     tensors = quantized_tensors(stage.model, only(plan, precision))
     ranges = stage.ranges("ranges", stage.model, tensors)
-    return stage.candidate(precision, plan, stage.model, partial(_lower_cpu, ranges))
+    lower = partial(_lower_cpu, ranges, stage.weight_bits)
+    return stage.candidate(precision, plan, stage.model, lower)
 
 
 def _dynamic(stage: _Stage, plan: Mapping[str, NodePlan], precision: str) -> Candidate:
-    return stage.candidate(precision, plan, stage.model, partial(_lower_cpu, {}))
+    lower = partial(_lower_cpu, {}, stage.weight_bits)
+    return stage.candidate(precision, plan, stage.model, lower)
 
 
 def _fused(stage: _Stage, plan: Mapping[str, NodePlan], precision: str) -> Candidate:
@@ -281,7 +281,8 @@ def _fused(stage: _Stage, plan: Mapping[str, NodePlan], precision: str) -> Candi
     tensors = dict.fromkeys((*quantized_tensors(stage.fused, wanted, sums_only=True), *rounded))
     symmetric = joined_tensors(stage.fused).union(rounded)
     ranges = stage.ranges("fused", stage.fused, tuple(tensors), symmetric=symmetric)
-    return stage.candidate(precision, plan, stage.fused, partial(_lower_openvino, ranges))
+    lower = partial(_lower_openvino, ranges, stage.weight_bits)
+    return stage.candidate(precision, plan, stage.fused, lower)
 
 
 def _symmetric(stage: _Stage, plan: Mapping[str, NodePlan], precision: str) -> Candidate:
@@ -306,15 +307,21 @@ def _lower_corrected(
 
 
 def _lower_cpu(
-    ranges: Mapping[str, Range], model: onnx.ModelProto, plan: Mapping[str, NodePlan]
+    ranges: Mapping[str, Range],
+    weight_bits: int | None,
+    model: onnx.ModelProto,
+    plan: Mapping[str, NodePlan],
 ) -> onnx.ModelProto:
-    return lower_cpu(model, plan, ranges)
+    return lower_cpu(model, plan, ranges, weight_bits=weight_bits)
 
 
 def _lower_openvino(
-    ranges: Mapping[str, Range], model: onnx.ModelProto, plan: Mapping[str, NodePlan]
+    ranges: Mapping[str, Range],
+    weight_bits: int | None,
+    model: onnx.ModelProto,
+    plan: Mapping[str, NodePlan],
 ) -> onnx.ModelProto:
-    return lower_openvino(model, plan, ranges)
+    return lower_openvino(model, plan, ranges, weight_bits=weight_bits)
 
 
 def _lower_symmetric(

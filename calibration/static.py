@@ -17,7 +17,7 @@ from onnx import helper
 from .graph import Graph
 from .plan import NodePlan
 from .ranges import Range
-from .scales import affine_uint8, least_scale, plain_int8, symmetric_int8
+from .scales import affine_uint8, least_scale, plain_int8, symmetric_int8, weight_bits_here
 
 __all__ = ["quantize_static", "quantized_tensors"]
 
@@ -59,6 +59,7 @@ def quantize_static(
     *,
     symmetric: Collection[str] = (),
     sums_only: bool = False,
+    weight_bits: int | None = None,
 ) -> onnx.ModelProto:
     """Write Q/DQ around the nodes that a plan makes INT8.
 
@@ -69,6 +70,7 @@ def quantize_static(
         symmetric: Those that become int8 without a zero point.
         sums_only: Whether what convolutions make becomes integers only where a sum or an INT8 node
             reads it. ONNX Runtime's integer kernel needs it always.
+        weight_bits: 8, or 7 for processors whose sums overflow; None takes what is right here.
 
     Returns:
         A graph with the same float inputs and outputs; weights of INT8 nodes are int8.
@@ -78,15 +80,15 @@ def quantize_static(
         name: (plain_int8 if name in symmetric else affine_uint8)(ranges[name])
         for name in quantized_tensors(model, plan, sums_only=sums_only)
     }
-    readers = graph.readers()
+    readers, bits = graph.readers(), weight_bits or weight_bits_here()
     matrices: dict[str, str] = {}
     nodes: list[onnx.NodeProto] = []
     for node in graph.nodes:
         if node.name in plan and plan[node.name].precision == "int8":
             if node.op_type == "Conv":
-                _quantize_kernels(graph, node, scales[node.input[0]][0], nodes)
+                _quantize_kernels(graph, node, scales[node.input[0]][0], nodes, bits)
             else:
-                _quantize_matrix(graph, node, matrices, nodes)
+                _quantize_matrix(graph, node, matrices, nodes, bits)
                 _subtract_bias(graph, node.output[0], readers)
         nodes.append(node)
     graph.nodes = nodes
@@ -95,13 +97,17 @@ def quantize_static(
 
 
 def _quantize_kernels(
-    graph: Graph, conv: onnx.NodeProto, input_scale: np.ndarray, nodes: list[onnx.NodeProto]
+    graph: Graph,
+    conv: onnx.NodeProto,
+    input_scale: np.ndarray,
+    nodes: list[onnx.NodeProto],
+    bits: int,
 ) -> None:
     """Make the kernels int8 and the bias int32 in units of input and kernel scale."""
     name, *bias_name = conv.input[1:]
     bias = graph.array(bias_name[0]) if any(bias_name) else np.zeros(0, np.float32)
     least = least_scale(bias, input_scale) if bias.size else 0.0
-    integers, scale = symmetric_int8(graph.array(name), axis=0, least=least)
+    integers, scale = symmetric_int8(graph.array(name), axis=0, least=least, bits=bits)
     conv.input[1] = _dequantized(graph, name, integers, scale, 0, nodes)
     if bias.size:
         unit = scale * input_scale
@@ -110,12 +116,16 @@ def _quantize_kernels(
 
 
 def _quantize_matrix(
-    graph: Graph, product: onnx.NodeProto, matrices: dict[str, str], nodes: list[onnx.NodeProto]
+    graph: Graph,
+    product: onnx.NodeProto,
+    matrices: dict[str, str],
+    nodes: list[onnx.NodeProto],
+    bits: int,
 ) -> None:
     """Make the matrix int8, once for all products that share it."""
     name = product.input[1]
     if name not in matrices:
-        integers, scale = symmetric_int8(graph.array(name), axis=1)
+        integers, scale = symmetric_int8(graph.array(name), axis=1, bits=bits)
         matrices[name] = _dequantized(graph, name, integers, scale, 1, nodes)
     product.input[1] = matrices[name]
 

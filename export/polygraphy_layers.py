@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import onnx
@@ -55,7 +56,7 @@ def compare_with_polygraphy(
         for name, model in (("fp32", fp32), ("quantized", runnable(quantized))):
             path, *_ = save(model, Path(folder, f"{name}.onnx"), outputs=outputs)
             runners.append(OnnxrtRunner(SessionFromOnnx(str(path)), name=name))
-        results = Comparator.run(runners, data_loader=[dict(feed)])
+        results: Any = Comparator.run(runners, data_loader=[dict(feed)])
         expected = results["fp32"][0]
         kept = [name for name in layers if np.isfinite(expected[name]).all()]
         measures = (CosineSimilarityCompareFunc(floor), SimpleCompareFunc(check_error_stat="max"))

@@ -225,6 +225,7 @@ def _choose(
             transforms=recipe.transforms,
             threads=recipe.threads,
             memory_mib=recipe.calib_mem_mib,
+            weight_bits=recipe.weight_bits,
             work=recipe.work and recipe.work / name,
             folder=folder,
             say=steps.say,
@@ -306,9 +307,9 @@ def _lifted(
             choice.candidate.plan,
             _lower_to_run(choice.candidate, folder / f"{name}.judged.onnx"),
             reference.runs[name],
-            # The digest knows the data that ranges are of, which the journal does not.
+            # What is written knows the data that ranges are of, which the journal does not.
             settings=f"{recipe.quantizer} {recipe.observer} {','.join(recipe.transforms)} "
-            f"{choice.candidate.precision} {choice.candidate.sha256}",
+            f"{choice.candidate.precision} {model_sha256(choice.candidate.model)}",
         )
         for name, choice in choices.items()
         if choice.candidate.plan

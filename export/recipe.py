@@ -67,6 +67,9 @@ class ExportRecipe:
     """How a range is made of a tensor's values."""
     transforms: tuple[str, ...] = USUAL_TRANSFORMS
     """Some of `calibration.quantize.TRANSFORMS`: what is done to a graph before it is rounded."""
+    weight_bits: int | None = None
+    """Of INT8 weights on a CPU: 8, or 7 for x86 without VNNI, whose sums overflow else; None takes
+    what this processor needs."""
     quantizer: str = "saymask"
     """Key of `quantizers.QUANTIZERS`: who writes the small numbers."""
     modelopt_python: Path = PYTHON

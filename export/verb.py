@@ -123,6 +123,7 @@ def _recipe(args: argparse.Namespace) -> ExportRecipe:
         quantizer=args.quantizer,
         modelopt_python=args.modelopt_python,
         transforms=transforms_of(args),
+        weight_bits=args.weight_bits,
         drops_slow=args.drop_slow,
         plan=args.plan,
         work=args.work,

@@ -14,6 +14,9 @@ PLAN_VERSION = 1
 REPORT_FILE = "report.json"
 """In the bundle, if small numbers are in it: what they cost and gain."""
 
+WEIGHT_BITS = "weight_bits"
+"""In the metadata of a graph for a CPU: how many bits its INT8 weights have, "7" or "8"."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorSpec:

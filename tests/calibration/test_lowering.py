@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 
+import numpy as np
+import onnx
 import pytest
 
-from saymask.calibration import session
+from saymask.calibration import scales, session
 from saymask.calibration.attention import attention_tensors
+from saymask.calibration.graph import Graph
 from saymask.calibration.lowering import lower_cpu, lower_openvino
 from saymask.calibration.plan import NodePlan, name_int8, plan_nodes
 from saymask.calibration.ranges import observe
@@ -63,3 +66,30 @@ def test_openvino_rounds_attention_with_the_nodes_that_make_it(tokens, sentences
         pairs = [node.input[0] for node in lowered.graph.node if node.op_type == "QuantizeLinear"]
         assert sorted(name.removesuffix("_real") for name in pairs) == sorted(rounded)
         assert 0.999 < cosine(lowered, tokens, sentences) < 1
+
+
+@pytest.mark.parametrize("lower", [lower_cpu, lower_openvino])
+@pytest.mark.parametrize(("wanted", "bits"), [(7, 7), (8, 8), (None, 7)])
+def test_weights_have_the_bits_that_the_graph_notes(
+    tokens, sentences, monkeypatch, lower, wanted, bits
+):
+    monkeypatch.setattr(scales, "sums_overflow", lambda: True)
+    plan = name_int8(plan_nodes(tokens), "int8-static")
+    names = (
+        *quantized_tensors(tokens, plan_nodes(tokens)),
+        *attention_tensors(tokens, plan_nodes(tokens)),
+    )
+    found = observe(tokens, sentences, tuple(dict.fromkeys(names)))
+    ranges = {name: histogram.range(100) for name, histogram in found.items()}
+    lowered = lower(tokens, plan, ranges, weight_bits=wanted)
+    assert {entry.key: entry.value for entry in lowered.metadata_props} == {
+        "weight_bits": str(bits)
+    }
+    graph = Graph(lowered)
+    assert list(graph.model().metadata_props) == list(lowered.metadata_props)
+    weights = [
+        graph.array(name)
+        for name, tensor in graph.constants.items()
+        if tensor.data_type == onnx.TensorProto.INT8 and len(tensor.dims) == 2
+    ]
+    assert {int(np.abs(weight).max()) for weight in weights} == {2 ** (bits - 1) - 1}

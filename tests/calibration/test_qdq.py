@@ -7,10 +7,13 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from saymask.calibration import qdq
 from saymask.calibration.plan import plan_nodes
 from saymask.calibration.qdq import pairs, rounded_nodes, runnable
+from saymask.calibration.quantize import candidates
 from saymask.calibration.ranges import observe
 from saymask.calibration.symmetric import lower_symmetric, symmetric_tensors
+from saymask.runtime import machine
 
 
 @pytest.fixture
@@ -26,12 +29,34 @@ def lower():
     return lower
 
 
-def test_int8_is_counted_and_runs_as_it_is(convolutions, images, lower):
+def test_int8_is_counted_and_runs_as_it_is(convolutions, images, lower, monkeypatch):
+    monkeypatch.setattr(qdq, "sums_overflow", lambda: False)
     lowered = lower(convolutions, images, element="int8")
     assert rounded_nodes(lowered) == {"wide", "narrow", "down"}
     assert pairs(lowered) == 3
     assert runnable(lowered) is lowered
     assert rounded_nodes(convolutions) == frozenset()
+
+
+@pytest.mark.parametrize("attention", [False, True])
+def test_int8_for_tensorrt_runs_in_floats_where_sums_overflow(
+    tokens, sentences, lower, cosine, monkeypatch, attention
+):
+    lowered = lower(tokens, sentences, element="int8", attention=attention)
+    monkeypatch.setattr(qdq, "sums_overflow", lambda: True)
+    simulated = runnable(lowered)
+    assert pairs(simulated) == pairs(lowered)
+    assert "DequantizeLinear" not in {node.op_type for node in simulated.graph.node}
+    assert 0.999 < cosine(simulated, tokens, sentences) < 1
+    monkeypatch.setattr(qdq, "sums_overflow", lambda: False)
+    if not machine.sums_overflow():
+        assert cosine(simulated, lowered, sentences) > 0.99999
+
+
+def test_int8_for_a_cpu_runs_as_it_is(convolutions, images, monkeypatch):
+    monkeypatch.setattr(qdq, "sums_overflow", lambda: True)
+    for candidate in candidates(convolutions, images):
+        assert runnable(candidate.model) is candidate.model
 
 
 def test_products_of_attention_are_weighted_nodes_too(tokens, sentences, lower):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from saymask.calibration import scales
 from saymask.calibration.ranges import Range
 from saymask.calibration.scales import affine_uint8, least_scale, symmetric_int8
 
@@ -53,3 +54,14 @@ def test_a_dead_channels_bias_fits_into_int32():
     assert (np.abs(integers) < 2**31).all()
     np.testing.assert_allclose(integers * scale * input_scale, bias, rtol=1e-3)
     assert scale[1] == np.float32(1 / 127)
+
+
+@pytest.mark.parametrize(("overflow", "bits", "most"), [(True, 7, 63), (False, 8, 127)])
+def test_weights_are_small_enough_for_sums_of_16_bits(monkeypatch, overflow, bits, most):
+    monkeypatch.setattr(scales, "sums_overflow", lambda: overflow)
+    assert scales.weight_bits_here() == bits
+    weight = np.random.default_rng(0).normal(size=(5, 7)).astype(np.float32)
+    integers, scale = symmetric_int8(weight, axis=1, bits=bits)
+    assert (np.abs(integers).max(0) == most).all()
+    assert (np.abs(weight - integers * scale) <= scale / 2 + 1e-7).all()
+    assert (2 * 255 * most < 2**15) == (bits == 7)

@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 
@@ -16,6 +17,7 @@ from saymask.runtime.backends.onnxruntime import open_graph
 from saymask.runtime.bundle import Bundle
 from saymask.runtime.engine import open_engine
 from saymask.runtime.errors import DeviceError, EngineError, MissingExtraError
+from saymask.runtime.spec import WEIGHT_BITS
 
 HAS_CUDA = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
 
@@ -108,6 +110,17 @@ def test_sums_that_may_overflow_are_told_once(bundle, monkeypatch, caplog):
         open_graph(bundle.folder / stage.file, stage, device="cpu", threads=1)
     [record] = caplog.records
     assert "has no VNNI and adds 8-bit products in 16 bits" in record.getMessage()
+
+
+def test_no_word_of_weights_in_seven_bits(bundle, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(onnx_backend, "sums_overflow", lambda: True)
+    onnx_backend._warn_of_sums.cache_clear()
+    stage = replace(bundle.stage("image"), precision="int8-static")
+    model = onnx.load(bundle.folder / stage.file)
+    onnx.helper.set_model_props(model, {WEIGHT_BITS: "7"})
+    onnx.save(model, tmp_path / "image.onnx")
+    open_graph(tmp_path / "image.onnx", stage, device="cpu", threads=1)
+    assert not caplog.records
 
 
 def test_a_file_that_is_no_graph(bundle, tmp_path):
