@@ -141,7 +141,7 @@ def calibration_runs(
         warn_of_likes((sample.frame for sample in samples), source)
         return reference.runs
     phrases = read_phrases(recipe.calib_phrases) if recipe.calib_phrases else ()
-    samples = calibration_samples(recipe.calib, recipe.calib_images, phrases=phrases)
+    chosen = calibration_samples(recipe.calib, recipe.calib_images, phrases=phrases)
     folder = scratch / "runs"
     if recipe.work:
         folder = recipe.work / "runs"
@@ -149,7 +149,7 @@ def calibration_runs(
         claim(folder, {"set of graphs": hashlib.sha256(repr(stages).encode()).hexdigest()})
     recorder = Recorder(folder)
     watched = system.with_engines(recorder.watch)
-    with steps.step("calibrate", f" on {len(samples)} pictures of {recipe.calib}"):
-        for sample in samples:
+    with steps.step("calibrate", f" on {len(chosen)} pictures of {recipe.calib}"):
+        for sample in chosen:
             watched.segment(sample.frame, prompts_from(sample.texts))
     return recorder.runs
