@@ -9,9 +9,12 @@ import onnx
 from onnx import numpy_helper, shape_inference
 from onnx.reference import ReferenceEvaluator
 
-from .graph import Graph
+from .graph import Graph, constant_bytes
 
 __all__ = ["extents_of"]
+
+_LARGEST_SIZES_BYTES = 1024
+"""What a constant may take that sizes are computed from; others are weights."""
 
 
 def extents_of(
@@ -27,6 +30,8 @@ def extents_of(
         feed: Inputs by name.
     """
     graph = Graph(model)
+    # Weights say their own extents, and protobuf could not carry all of them at once.
+    graph.constants = {name: _bare(tensor) for name, tensor in graph.constants.items()}
     inputs = set(graph.inputs)
     known = {
         name
@@ -48,6 +53,19 @@ def extents_of(
     graph.nodes = others
     inferred = Graph(_inferred(graph, feed)).extents()
     return inferred | {name: tuple(tensor.dims) for name, tensor in sizes.items()}
+
+
+def _bare(tensor: onnx.TensorProto) -> onnx.TensorProto:
+    """Return a constant without its numbers, unless they may be sizes."""
+    if constant_bytes(tensor) <= _LARGEST_SIZES_BYTES:
+        return tensor
+    return onnx.TensorProto(
+        name=tensor.name,
+        dims=tensor.dims,
+        data_type=tensor.data_type,
+        data_location=onnx.TensorProto.EXTERNAL,
+        external_data=[onnx.StringStringEntryProto(key="location", value="left out")],
+    )
 
 
 def _worked_out(

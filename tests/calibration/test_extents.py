@@ -1,5 +1,6 @@
 import numpy as np
 
+from saymask.calibration import extents as extents_module
 from saymask.calibration.extents import extents_of
 
 
@@ -56,3 +57,25 @@ def test_a_graph_without_sizes_to_work_out(build):
         """
     )
     assert extents_of(model, {"x": np.zeros((5, 4), np.float32)}) == {"x": (5, 4), "y": (5, 4)}
+
+
+def test_weights_are_not_made_real_for_their_extents(build, monkeypatch):
+    model = build(
+        """
+        <ir_version: 10, opset_import: ["" : 21]>
+        small (float[n,64] x) => (float[n,32] y) {
+          [stored] w = DequantizeLinear (small, scale)
+          [mix] y = MatMul (x, w)
+        }
+        """,
+        small=np.ones((64, 32), np.int8),
+        scale=np.ones((), np.float32),
+    )
+    monkeypatch.setattr(extents_module, "_worked_out", _nothing_but_no_nodes)
+    feed = {"x": np.zeros((5, 64), np.float32)}
+    assert extents_of(model, feed) == {"x": (5, 64), "w": (64, 32), "y": (5, 32)}
+
+
+def _nothing_but_no_nodes(model, nodes, feed):
+    assert not nodes
+    return {}
