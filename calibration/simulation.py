@@ -16,7 +16,7 @@ def simulate(bundle: Bundle, folder: Path) -> Bundle:
     """Write a bundle again so that every stage computes on a CPU what it says, slowly.
 
     Small numbers are rounded as an engine rounds them; floats stay FP32, whatever an engine makes
-    of them. INT8 and plain graphs stay as they are, FP8 ones become `qdq.runnable`.
+    of them. Graphs that a CPU runs rightly stay as they are, others become `qdq.runnable`.
 
     Args:
         bundle: Of any target.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..calibration.frames import read_phrases
 from ..calibration.plan_file import check_wanted, read_plan
 from ..calibration.quantize import node_precisions
+from ..runtime.engine_cache import TARGETS
 from ..runtime.errors import UsageError
 from .recipe import ExportRecipe
 
@@ -24,7 +25,7 @@ def check_wishes(recipe: ExportRecipe, variant: str) -> None:
     Raises:
         InputError: The plan can't be read, or is for something else.
         SourceError: The phrases can't be read.
-        UsageError: Nothing is rounded that they would be for.
+        UsageError: Nothing is rounded that they would be for, or weights can't have such bits.
     """
     if recipe.precision in _WHOLE:
         wishes = {
@@ -36,6 +37,14 @@ def check_wishes(recipe: ExportRecipe, variant: str) -> None:
                 f"{' and '.join(named)} must go with graphs in small numbers; got "
                 f"{recipe.precision}; add --int8 or another, or leave it out"
             )
+    if recipe.weight_bits is not None and (
+        recipe.weight_bits not in (7, 8) or recipe.precision != "int8" or recipe.target in TARGETS
+    ):
+        raise UsageError(
+            "--weight-bits must be 7 or 8 and go with --int8 for cpu or openvino, as GPUs add "
+            f"8-bit products rightly; got {recipe.weight_bits} with {recipe.precision} for "
+            f"{recipe.target}; leave it out"
+        )
     if recipe.calib_phrases is not None:
         read_phrases(recipe.calib_phrases)
     if recipe.plan is not None:

@@ -45,6 +45,25 @@ def test_nothing_is_rounded_that_they_would_be_for(recipe, plan, precision):
         check_wishes(replace(recipe, calib="pictures", calib_phrases=Path("said.txt")), "mini")
 
 
+@pytest.mark.parametrize("target", ["cpu", "openvino"])
+@pytest.mark.parametrize("bits", [7, 8])
+def test_weights_for_a_cpu_have_seven_or_eight_bits(recipe, target, bits):
+    check_wishes(replace(recipe, target=target, weight_bits=bits), "mini")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"target": "rtx", "weight_bits": 7}, "got 7 with int8 for rtx; leave it out"),
+        ({"target": "cpu", "weight_bits": 6}, "must be 7 or 8 .*; got 6 with int8 for cpu"),
+        ({"target": "cpu", "precision": "fp32", "weight_bits": 8}, "got 8 with fp32 for cpu"),
+    ],
+)
+def test_other_weights_are_refused(recipe, change, said):
+    with pytest.raises(UsageError, match=said):
+        check_wishes(replace(recipe, **change), "mini")
+
+
 def test_a_plan_of_something_else(recipe, plan, tmp_path):
     for change, said in (
         ({"plan": tmp_path / "none.json"}, "none.json"),
