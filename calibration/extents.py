@@ -10,11 +10,9 @@ from onnx import numpy_helper, shape_inference
 from onnx.reference import ReferenceEvaluator
 
 from .graph import Graph, constant_bytes
+from .storage import SMALL_BYTES
 
 __all__ = ["extents_of"]
-
-_LARGEST_SIZES_BYTES = 1024
-"""What a constant may take that sizes are computed from; others are weights."""
 
 
 def extents_of(
@@ -57,7 +55,7 @@ def extents_of(
 
 def _bare(tensor: onnx.TensorProto) -> onnx.TensorProto:
     """Return a constant without its numbers, unless they may be sizes."""
-    if constant_bytes(tensor) <= _LARGEST_SIZES_BYTES:
+    if constant_bytes(tensor) <= SMALL_BYTES:
         return tensor
     return onnx.TensorProto(
         name=tensor.name,

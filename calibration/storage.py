@@ -9,12 +9,12 @@ import onnx
 
 from .graph import Graph, constant_bytes, inline
 
-__all__ = ["INLINE_BYTES", "read", "save", "spill"]
+__all__ = ["INLINE_BYTES", "SMALL_BYTES", "read", "save", "spill"]
 
 INLINE_BYTES = 2**30
 """Weights beyond this lie beside the graph; protobuf ends at 2 GiB."""
 
-_SMALL_BYTES = 1024
+SMALL_BYTES = 1024
 """Constants up to this stay in the graph, where shape inference reads them."""
 
 
@@ -46,7 +46,7 @@ def save(
     with beside.open("wb") as file:
         for name, tensor in graph.constants.items():
             length = constant_bytes(tensor)
-            if length > _SMALL_BYTES:
+            if length > SMALL_BYTES:
                 graph.constants[name] = _pointer(tensor, beside.name, file.tell(), length)
                 file.write(inline(tensor).raw_data)
     path.write_bytes(graph.model(outputs).SerializeToString())
