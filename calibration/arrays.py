@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +22,8 @@ class StoredArrays(Mapping[str, np.ndarray]):
     """
 
     def __init__(self, folder: Path) -> None:
-        """Open what `write` left in `folder`."""
-        self._folder = folder
-        self._names: list[str] = json.loads((folder / _NAMES).read_text("utf-8"))
+        """Name the folder that `write` leaves them in, at the latest when somebody looks."""
+        self.folder = folder
 
     @classmethod
     def write(cls, folder: Path, arrays: Mapping[str, np.ndarray]) -> StoredArrays:
@@ -42,11 +42,20 @@ class StoredArrays(Mapping[str, np.ndarray]):
         partial.rename(folder)
         return cls(folder)
 
+    @property
+    def are_there(self) -> bool:
+        """Whether they were written."""
+        return self.folder.is_dir()
+
+    @cached_property
+    def _names(self) -> list[str]:
+        return json.loads((self.folder / _NAMES).read_text("utf-8"))
+
     def __getitem__(self, name: str) -> np.ndarray:
         if name not in self._names:
             raise KeyError(name)
         # Private pages: PyTorch warns of arrays it must not write to.
-        return np.load(self._folder / f"{self._names.index(name)}.npy", mmap_mode="c")
+        return np.load(self.folder / f"{self._names.index(name)}.npy", mmap_mode="c")
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)

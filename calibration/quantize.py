@@ -24,6 +24,7 @@ from .memory import give_back
 from .migration import migrate, migrated_tensors
 from .observers import Observer
 from .passes import replace_resizes, split_gemms
+from .peaks import runs_for_peaks
 from .plan import FLOATS, NodePlan, name_int8, only, plan_nodes
 from .ranges import MEMORY_MIB, Range, observe
 from .smoothing import smooth, smoothed_tensors
@@ -94,6 +95,8 @@ class Calibration:
     alone."""
     folder: Path | None = None
     """Takes the weights of rewritten graphs, which must outlive them; None holds them in memory."""
+    outputs: Sequence[Path] = ()
+    """See `ranges.observe`: where what FP32 makes of each run is left, if a pass goes over all."""
     say: Callable[[str], None] = lambda line: None
     """Is told how far the ranges are."""
 
@@ -187,15 +190,14 @@ class _Stage:
         wanted, model = self._calibration.transforms, self.plain
         axes = smoothed_tensors(model) if "smooth" in wanted else {}
         axes |= migrated_tensors(model) if "migrate" in wanted else {}
-        found = self._histograms(model, "channels", tuple(axes), axes)
+        found = self._peaks(model, "channels", axes)
         absmax = {name: histogram.absmax for name, histogram in found.items()}
         if "smooth" in wanted:
             model = self._spilled("smooth", smooth(model, absmax))
         if "migrate" in wanted:
             model = self._spilled("even", migrate(model, absmax))
         if "signs" in wanted:
-            axes = signs.signed_tensors(model)
-            found = self._histograms(model, "keys", tuple(axes), axes)
+            found = self._peaks(model, "keys", signs.signed_tensors(model))
             centers = {name: (each.lows + each.highs) / 2 for name, each in found.items()}
             model = self._spilled("signs", signs.turn_keys(model, centers))
         return model
@@ -232,7 +234,7 @@ class _Stage:
         observer = observer or self._calibration.observer
         return {
             name: observer.range(histogram, is_symmetric=name in symmetric)
-            for name, histogram in self._histograms(model, kept, tensors, {}).items()
+            for name, histogram in self._histograms(model, self._feeds, kept, tensors, {}).items()
         }
 
     def _spilled(self, name: str, model: onnx.ModelProto) -> onnx.ModelProto:
@@ -240,9 +242,17 @@ class _Stage:
         folder = self._calibration.folder
         return spill(model, folder / f"{name}.onnx") if folder else model
 
+    def _peaks(
+        self, model: onnx.ModelProto, kept: str, axes: Mapping[str, int]
+    ) -> dict[str, Histogram]:
+        """Take how far the channels of tensors reach."""
+        feeds = runs_for_peaks(model, self._feeds, axes)
+        return self._histograms(model, feeds, kept, tuple(axes), axes)
+
     def _histograms(
         self,
         model: onnx.ModelProto,
+        feeds: Sequence[Mapping[str, np.ndarray]],
         kept: str,
         tensors: Sequence[str],
         channel_axes: Mapping[str, int],
@@ -253,12 +263,13 @@ class _Stage:
         give_back()  # What the last pass rewrote is on disk now.
         return observe(
             model,
-            self._feeds,
+            feeds,
             tensors,
             threads=calibration.threads,
             channel_axes=channel_axes,
             memory_mib=calibration.memory_mib,
             work=calibration.work and calibration.work / kept,
+            outputs=calibration.outputs if len(feeds) == len(self._feeds) else (),
             say=calibration.say,
         )
 

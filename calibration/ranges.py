@@ -44,6 +44,7 @@ def observe(
     channel_axes: Mapping[str, int] = MappingProxyType({}),
     memory_mib: int = MEMORY_MIB,
     work: Path | None = None,
+    outputs: Sequence[Path] = (),
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Histogram]:
     """Run a graph over real data and look at the values of chosen tensors.
@@ -62,6 +63,8 @@ def observe(
             part's weights and scratch come on top.
         work: Folder to keep counts in twice a minute, for this graph, data and tensors alone. A
             second call goes on from there, whatever memory it may take. None keeps nothing.
+        outputs: Folders, one for each feed or none at all, that what the graph returns is left in
+            on the way, see `StoredArrays`. What is there stays, and nothing runs for it alone.
         say: Is told in one line each what will be done and how long it may take.
 
     Returns:
@@ -82,14 +85,14 @@ def observe(
     histograms = {name: Histogram(channel_axis=channel_axes.get(name)) for name in tensors}
     with _folder(work) as folder:
         if work:
-            claim(folder, _key(model, feeds, histograms))
+            claim(folder, _key(model, feeds, histograms, keeps_outputs=bool(outputs)))
         whole = KeptHistograms(folder / "whole")
         histograms, runs = whole.load(histograms)
         if runs < len(feeds):
             scratch = folder / "graph"
             scratch.mkdir(exist_ok=True)
-            line = Line.of(model, histograms, scratch)
-            _Way(line, feeds, histograms, folder, threads, memory_mib * _MIB, say).go()
+            line = Line.of(model, histograms, scratch, keeps_outputs=bool(outputs))
+            _Way(line, feeds, histograms, folder, outputs, threads, memory_mib * _MIB, say).go()
             whole.save(histograms, len(feeds))
             for path in (*folder.glob("part-*"), scratch):
                 rmtree(path)
@@ -117,8 +120,11 @@ def _key(
     model: onnx.ModelProto,
     feeds: Sequence[Mapping[str, np.ndarray]],
     histograms: Mapping[str, Histogram],
+    *,
+    keeps_outputs: bool,
 ) -> dict[str, str]:
-    asked = repr([(name, each.channel_axis) for name, each in histograms.items()])
+    # Parts are known by the numbers of their nodes, and more nodes lead to the outputs.
+    asked = repr(([(name, each.channel_axis) for name, each in histograms.items()], keeps_outputs))
     return {
         "graph": model_sha256(model),
         "data": data_sha256(feeds),
@@ -134,6 +140,7 @@ class _Way:
     feeds: Sequence[Mapping[str, np.ndarray]]
     histograms: dict[str, Histogram]
     folder: Path
+    outputs: Sequence[Path]
     threads: int
     most_bytes: int
     say: Callable[[str], None]
@@ -144,7 +151,7 @@ class _Way:
         for number, part in enumerate(parts, start=1):
             self._run_part(part, before, f"part {number} of {len(parts)}")
             if before:
-                rmtree(self._place(before) / "carried", ignore_errors=True)
+                rmtree(self._carried(before), ignore_errors=True)
             before = part
             give_back()
 
@@ -199,7 +206,7 @@ class _Way:
     ) -> None:
         # A function of its own, so that one run's arrays are gone when the next one's come.
         feed = self.feeds[number]
-        carried = StoredArrays(self._carried(before, number)) if before else {}
+        carried = StoredArrays(self._carried(before) / f"{number:06d}") if before else {}
         arrays = {**feed, **carried}
         arrays |= run(engine, arrays) if engine else {}
         for name, histogram in self._watched(part).items():
@@ -211,8 +218,10 @@ class _Way:
                 )
                 raise EngineError(f"tensor {name!r} of run {number}: {error}; {cause}") from error
         if part.carried:
-            kept = {name: arrays[name] for name in part.carried}
-            StoredArrays.write(self._carried(part, number), kept)
+            is_last = part.end == len(self.line.nodes)
+            place = self.outputs[number] if is_last else self._carried(part) / f"{number:06d}"
+            if not (is_last and StoredArrays(place).are_there):
+                StoredArrays.write(place, {name: arrays[name] for name in part.carried})
 
     def _foretell(self, part: Part, took_s: float, runs: int, title: str) -> None:
         """Say how long the rest may take, if every node takes as long as this part's."""
@@ -229,5 +238,5 @@ class _Way:
     def _place(self, part: Part) -> Path:
         return self.folder / f"part-{part.start:06d}-{part.end:06d}"
 
-    def _carried(self, part: Part, number: int) -> Path:
-        return self._place(part) / "carried" / f"{number:06d}"
+    def _carried(self, part: Part) -> Path:
+        return self._place(part) / "carried"

@@ -46,7 +46,9 @@ class Part:
 class Line:
     """The nodes of a graph that lead to some tensors, in order, with the weights in one file."""
 
-    def __init__(self, bare: onnx.ModelProto, tensors: Iterable[str], folder: Path) -> None:
+    def __init__(
+        self, bare: onnx.ModelProto, tensors: Iterable[str], folder: Path, kept: Iterable[str] = ()
+    ) -> None:
         """Take a graph whose weights lie in `folder`; see `of`."""
         self._folder = folder
         self._model = bare
@@ -54,22 +56,30 @@ class Line:
         self._values = {value.name: value for value in values}
         graph, wanted = Graph(bare), set(tensors)
         self._constants = set(graph.constants)
-        self.nodes = _leading_to(graph.nodes, wanted)
+        self.nodes = _leading_to(graph.nodes, wanted.union(kept))
         made = {name: number for number, node in enumerate(self.nodes) for name in node.output}
         self._made = {name: number for name, number in made.items() if name}
         self.shown = tuple(name for name in self._made if name in wanted)
         self._last_read = {
             name: number for number, node in enumerate(self.nodes) for name in node.input
-        }
+        } | dict.fromkeys(kept, len(self.nodes))
 
     @classmethod
-    def of(cls, model: onnx.ModelProto, tensors: Collection[str], folder: Path) -> Line:
+    def of(
+        cls,
+        model: onnx.ModelProto,
+        tensors: Collection[str],
+        folder: Path,
+        *,
+        keeps_outputs: bool = False,
+    ) -> Line:
         """Write a graph's weights into `folder`, once for all parts.
 
         Args:
             model: FP32 graph.
             tensors: Names of tensors to look at; those that are inputs of the graph need no node.
             folder: Where the weights and the parts lie; it must outlive the line.
+            keeps_outputs: Whether the graph's outputs, made by nodes all, are carried to the end.
 
         Raises:
             UsageError: The graph has no such tensor.
@@ -82,10 +92,12 @@ class Line:
                 "calibrated tensors must be of the graph; it has no "
                 f"{', '.join(sorted(set(tensors) - made - given))}; name those of its nodes"
             )
-        outputs = [stated.get(name) or _real(name) for name in tensors if name not in given]
+        kept = [value.name for value in model.graph.output] if keeps_outputs else []
+        names = dict.fromkeys((*(name for name in tensors if name not in given), *kept))
+        outputs = [stated.get(name) or _real(name) for name in names]
         path, *_ = save(model, folder / "whole.onnx", outputs=outputs, inline_bytes=0)
         bare = onnx.load(path, load_external_data=False)
-        return cls(shape_inference.infer_shapes(bare), tensors, folder)
+        return cls(shape_inference.infer_shapes(bare), tensors, folder, kept)
 
     def to(self, tensors: Iterable[str]) -> Line:
         """Return the line of the same graph that leads to other tensors."""

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
 
 from ..calibration.cache import claim
-from ..calibration.frames import calibration_samples, read_phrases, warn_of_likes
-from ..calibration.gate import score_samples
+from ..calibration.frames import ChosenSamples, calibration_samples, read_phrases, warn_of_likes
+from ..calibration.gate import score_samples, with_runs
 from ..calibration.recording import Recorder, Run
 from ..calibration.samples import Sample
 from ..runtime.bundle import Bundle
+from ..runtime.engine import Engine, open_engine
 from ..runtime.errors import CheckpointError
 from ..runtime.live.memory_tracking import MEMORY_STAGES
 from ..runtime.masks import Masks
 from ..runtime.prompt import prompts_from
+from ..runtime.spec import StageSpec
 from ..runtime.systems import System
 from .quantization import Reference
 from .recipe import ExportRecipe
@@ -117,20 +121,23 @@ def calibration_runs(
     scratch: Path,
     steps: Steps,
 ) -> Mapping[str, Sequence[Run]]:
-    """Run what ranges are taken from through the FP32 engines; the samples, if nothing is named.
+    """Return what ranges are taken from, as FP32 computes it; the samples, if nothing is named.
 
     Args:
         recipe: Says which pictures. What ran is kept in its work folder, if it has one, where the
             same graphs find it again.
         draft: The FP32 bundle.
-        system: Opened from it.
+        system: Opened from it; its engines are closed where pictures are named, and opened again
+            when they are needed.
         samples: What stands in where no pictures are named; a warning says if some are alike.
         reference: What `observe` returned of them.
         scratch: Takes what ran where there is no work folder.
         steps: Are told what happens.
 
     Returns:
-        Stage name -> its runs.
+        Stage name -> its runs. Of named pictures those of the first stage have inputs at once and
+        outputs as soon as they are written or another stage is asked for, which runs whatever is
+        missing. The SourceErrors of reading them come then, too.
 
     Raises:
         SourceError: The pictures or phrases can't be read.
@@ -147,9 +154,62 @@ def calibration_runs(
         folder = recipe.work / "runs"
         stages = [each for each in draft.manifest.files if each[0].startswith("stages/")]
         claim(folder, {"set of graphs": hashlib.sha256(repr(stages).encode()).hexdigest()})
-    recorder = Recorder(folder)
-    watched = system.with_engines(recorder.watch)
-    with steps.step("calibrate", f" on {len(chosen)} pictures of {recipe.calib}"):
-        for sample in chosen:
-            watched.segment(sample.frame, prompts_from(sample.texts))
-    return recorder.runs
+    asleep = partial(_asleep, system, reference.runs, draft, recipe.threads)
+    return _PictureRuns(asleep, chosen, folder, f" {len(chosen)} pictures of {recipe.calib}", steps)
+
+
+@contextmanager
+def _asleep(
+    system: System, stages: Iterable[str], draft: Bundle, threads: int | None
+) -> Iterator[System]:
+    """Yield `system` with stages whose engines open when they are needed, and are closed here."""
+    with ExitStack() as opened:
+
+        def reopen(stage: StageSpec) -> Engine:
+            engine = open_engine(draft, stage.name, device="cpu", threads=threads)
+            return opened.enter_context(closing(engine))
+
+        yield with_runs(system, dict.fromkeys(stages, ()), reopen)
+
+
+class _PictureRuns(Mapping[str, Sequence[Run]]):
+    """What runs on pictures, computed when it is asked for.
+
+    The first stage reads nothing but pictures. So its quantization can have its inputs before
+    anything is computed, and as that runs it anyway, leaves its outputs for the stages behind it.
+    """
+
+    def __init__(
+        self,
+        opened: Callable[[], AbstractContextManager[System]],
+        samples: ChosenSamples,
+        folder: Path,
+        title: str,
+        steps: Steps,
+    ) -> None:
+        self._opened, self._samples, self._folder = opened, samples, folder
+        self._title, self._steps = title, steps
+
+    @cached_property
+    def _begun(self) -> dict[str, list[Run]]:
+        recorded = self._recorded("read", self._title, is_brief=True)
+        return {name: runs for name, runs in recorded.items() if runs}
+
+    @cached_property
+    def _whole(self) -> dict[str, list[Run]]:
+        return self._recorded("calibrate", f" on{self._title}", is_brief=False)
+
+    def _recorded(self, step: str, detail: str, *, is_brief: bool) -> dict[str, list[Run]]:
+        recorder = Recorder(self._folder, is_brief=is_brief)
+        with self._steps.step(step, detail), self._opened() as system:
+            recorder.record(system, self._samples)
+        return recorder.runs
+
+    def __getitem__(self, stage: str) -> Sequence[Run]:
+        return self._begun[stage] if stage in self._begun else self._whole[stage]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._whole)
+
+    def __len__(self) -> int:
+        return len(self._whole)

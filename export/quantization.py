@@ -21,7 +21,7 @@ from ..calibration.plan_file import Plan, StagePlan, check_plan, model_sha256, r
 from ..calibration.precision import Choice
 from ..calibration.qdq import runnable
 from ..calibration.quantize import Calibration, Candidate
-from ..calibration.recording import Run
+from ..calibration.recording import Run, output_folders
 from ..calibration.samples import Sample
 from ..calibration.score import Score
 from ..calibration.sensitivity import Subject, rank
@@ -94,7 +94,8 @@ def quantize_stages(
         system: In FP32; its engines are closed, as graphs and engines are opened one by one.
         samples: What the masks are judged on.
         reference: What `system` made of them.
-        data: Stage name -> runs that ranges are taken from.
+        data: Stage name -> runs that ranges are taken from, asked for in the order of `graphs`;
+            outputs that are still to come are left where they belong on the way, if they are seen.
         folder: Takes weights, so that few are in memory; what is returned lives on it.
         steps: Are told what happens.
 
@@ -111,9 +112,10 @@ def quantize_stages(
     given = _given(recipe, plain)
     choices = {}
     for name, graph in graphs.items():
+        runs = data[name]
         with steps.step(f"quantize {name}"):
             choices[name] = _choose(
-                recipe, name, graph, reference, data[name], judge, given, folder / name, steps
+                recipe, name, graph, reference, runs, judge, given, folder / name, steps
             )
         steps.say(f"chose {name}: {choices[name].reason}")
     with steps.step("judge"):
@@ -226,6 +228,7 @@ def _choose(
             threads=recipe.threads,
             memory_mib=recipe.calib_mem_mib,
             weight_bits=recipe.weight_bits,
+            outputs=output_folders(data),
             work=recipe.work and recipe.work / name,
             folder=folder,
             say=steps.say,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,9 @@ import numpy as np
 
 from ..engine import check_inputs
 from ..errors import DeviceError, EngineError, require
-from ..machine import allowed_cores, sums_overflow
+from ..machine import allowed_cores
 from ..spec import WEIGHT_BITS, StageSpec
+from ..sums import warn_of_sums
 
 __all__ = ["OnnxEngine", "open_graph"]
 
@@ -80,12 +80,7 @@ def open_graph(graph: Path, stage: StageSpec, *, device: str, threads: int | Non
     place = f"cuda:{index}" if session else "cpu"
     if not session:
         session = _open_on_cpu(ort, graph, options)
-        if (
-            stage.precision.startswith("int8")
-            and sums_overflow()
-            and not _has_small_weights(session)
-        ):
-            _warn_of_sums()
+        warn_of_sums(stage, session.get_modelmeta().custom_metadata_map.get(WEIGHT_BITS))
     _check_signature(session, graph, stage)
     return OnnxEngine(session, stage, place)
 
@@ -118,21 +113,6 @@ def _open_on_cpu(ort: Any, graph: Path, options: Any) -> Any:
             f"ONNX Runtime {ort.__version__} refuses {graph}: {error}; "
             "upgrade onnxruntime or export the bundle again"
         ) from error
-
-
-def _has_small_weights(session: Any) -> bool:
-    """Say whether products of uint8 with a graph's weights fit into sums of 16 bits."""
-    return session.get_modelmeta().custom_metadata_map.get(WEIGHT_BITS) == "7"
-
-
-@cache
-def _warn_of_sums() -> None:
-    """Warn once that small integers may come out otherwise than where they were judged."""
-    _LOG.warning(
-        "this processor has no VNNI and adds 8-bit products in 16 bits, which may overflow: masks "
-        "may differ from those that the bundle was judged by; export it on this machine or with "
-        "--weight-bits 7"
-    )
 
 
 def _options(ort: Any, threads: int | None) -> Any:

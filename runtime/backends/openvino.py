@@ -16,7 +16,8 @@ import numpy as np
 
 from ..engine import check_inputs
 from ..errors import DeviceError, EngineError, require
-from ..spec import StageSpec
+from ..spec import WEIGHT_BITS, StageSpec
+from ..sums import warn_of_sums
 
 __all__ = [
     "ExecutedWork",
@@ -109,7 +110,9 @@ def open_graph(
     if device not in ("auto", "cpu"):
         raise DeviceError(f"openvino computes on auto or cpu here; got {device}; name one of them")
     openvino = library()
-    compiled = _compile(openvino, _read(openvino, graph), graph, threads)
+    model = _read(openvino, graph)
+    compiled = _compile(openvino, model, graph, threads)
+    warn_of_sums(stage, _noted(model, WEIGHT_BITS))
     for kind, specs, ports in (
         ("inputs", stage.inputs, compiled.inputs),
         ("outputs", stage.outputs, compiled.outputs),
@@ -257,6 +260,12 @@ def _read(openvino: Any, graph: Path) -> Any:
         return core().read_model(graph)
     except Exception as error:
         raise _refusal(openvino, graph, error) from error
+
+
+def _noted(model: Any, name: str) -> str | None:
+    """Return what an ONNX graph's metadata, or the .xml made of it, says under a name."""
+    path = ["framework", name]
+    return model.get_rt_info(path).astype(str) if model.has_rt_info(path) else None
 
 
 def _shaped(openvino: Any, graph: Path, shapes: Mapping[str, Sequence[int]]) -> Any:

@@ -43,6 +43,6 @@ def test_it_replaces_what_was_there(tmp_path):
 
 
 def test_what_a_killed_writer_left_is_in_nobodys_way(tmp_path):
-    shutil.copytree(StoredArrays.write(tmp_path / "x", ARRAYS)._folder, tmp_path / "run.partial")
+    shutil.copytree(StoredArrays.write(tmp_path / "x", ARRAYS).folder, tmp_path / "run.partial")
     StoredArrays.write(tmp_path / "run", {"x": np.ones(3)})
     assert not (tmp_path / "run.partial").exists()

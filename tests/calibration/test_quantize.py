@@ -7,7 +7,8 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from saymask.calibration import quantize
+from saymask.calibration import peaks, quantize
+from saymask.calibration.arrays import StoredArrays
 from saymask.calibration.observers import Observer
 from saymask.calibration.plan import NodePlan, plan_nodes
 from saymask.calibration.plan_file import model_sha256
@@ -188,6 +189,34 @@ def test_a_given_plan_may_quantize_what_would_stay_fp32(
     assert sum(node.op_type == "QuantizeLinear" for node in found.model.graph.node)
     assert cosine(runnable(found.model), convolutions, images) > 0.98
     assert model_sha256(found.model) not in {model_sha256(each.model) for each in first}
+
+
+@pytest.mark.parametrize("few", [8, 3])
+def test_outputs_are_left_once_by_a_pass_over_all_runs(tokens, tmp_path, monkeypatch, few):
+    """Peaks of channels may be of a few."""
+    runs = 8
+    monkeypatch.setattr(peaks, "LEAST_VALUES", 2 * 20 * few)
+    generator, seen = np.random.default_rng(0), []
+    feeds = [{"tokens": generator.normal(size=(2, 20, 32)).astype(np.float32)} for _ in range(runs)]
+    numbers, observe = {id(feed): number for number, feed in enumerate(feeds)}, quantize.observe
+
+    def spied(model, some, tensors, *, outputs, **how):
+        seen.append(([numbers[id(feed)] for feed in some], bool(outputs)))
+        return observe(model, some, tensors, outputs=outputs, **how)
+
+    monkeypatch.setattr(quantize, "observe", spied)
+    places = [tmp_path / f"{number}" for number in range(runs)]
+    quantize.candidates(
+        tokens, feeds, target="rtx", calibration=quantize.Calibration(outputs=places)
+    )
+    (looked_at, left_by_peaks), (whole, left) = seen
+    assert looked_at == {8: whole, 3: [1, 4, 6]}[few]
+    assert whole == list(range(runs))
+    assert (left_by_peaks, left) == (few == runs, True)
+    engine = open_model(tokens, threads=1)
+    for place, feed in zip(places, feeds, strict=True):
+        for name, array in engine.run(feed).items():
+            np.testing.assert_allclose(StoredArrays(place)[name], array, atol=1e-6)
 
 
 def test_a_given_plan_may_mix_forms(tokens, sentences, cosine):

@@ -15,8 +15,10 @@ import numpy as np
 import onnx
 import pytest
 
+from saymask.calibration.arrays import StoredArrays
 from saymask.calibration.cache import KeptHistograms
 from saymask.calibration.ranges import Range, observe
+from saymask.calibration.session import open_model
 from saymask.runtime.errors import EngineError, OutputError, UsageError
 
 CHAIN_STEPS = 10
@@ -244,6 +246,38 @@ def test_many_channels_take_little(build, tmp_path):
     assert found["y"].absmax.tolist() == [4] * 20_000
     assert peak_bytes < 8 * 2**20, "1024 bins a channel would be 312 MiB"
     assert sum(path.stat().st_size for path in tmp_path.rglob("*.npz")) < 2**20
+
+
+@pytest.mark.parametrize("memory_mib", [1024, 1])
+def test_what_the_graph_returns_is_left_on_the_way(chain, arrays, tmp_path, memory_mib):
+    model, feeds = chain(CHAIN_STEPS), [{"x": array} for array in arrays]
+    tensors, said = ["x", "t0", "t4", "t5"], []
+    places = [tmp_path / f"{number}" / "outputs" for number in range(RUNS)]
+    found = observe(model, feeds, tensors, memory_mib=memory_mib, outputs=places, say=said.append)
+    assert ("in 1 x" in said[0]) == (memory_mib == 1024)
+    expected = observe(model, feeds, tensors)
+    assert all((found[name].counts == expected[name].counts).all() for name in tensors)
+    engine = open_model(model, threads=1)
+    for place, feed in zip(places, feeds, strict=True):
+        assert list(StoredArrays(place)) == ["t9"]
+        np.testing.assert_array_equal(StoredArrays(place)["t9"], engine.run(feed)["t9"])
+
+
+def test_a_stop_loses_no_output(chain, arrays, tmp_path, monkeypatch):
+    def stop(line):
+        if line.startswith("part 1 of 1"):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("saymask.calibration.ranges._KEEP_EVERY_S", 0)
+    model, places = chain(CHAIN_STEPS), [tmp_path / f"{number}" for number in range(RUNS)]
+    feeds = Feeds(arrays)
+    with pytest.raises(KeyboardInterrupt):
+        observe(model, feeds, ["t4"], work=tmp_path / "work", outputs=places, say=stop)
+    assert [place.is_dir() for place in places] == [True, False, False]
+    left = {path: path.stat().st_mtime_ns for path in places[0].iterdir()}
+    observe(model, feeds, ["t4"], work=tmp_path / "work", outputs=places)
+    assert [list(StoredArrays(place)) for place in places] == [["t9"]] * RUNS
+    assert {path: path.stat().st_mtime_ns for path in places[0].iterdir()} == left
 
 
 @pytest.mark.parametrize("other", ["graph", "data", "set of tensors"])

@@ -3,7 +3,9 @@ from contextlib import closing
 import numpy as np
 import pytest
 
-from saymask.calibration.recording import Recorder
+from saymask.calibration.arrays import StoredArrays
+from saymask.calibration.recording import Recorder, output_folders
+from saymask.calibration.samples import Sample
 from saymask.runtime.bundle import Bundle
 from saymask.runtime.engine import open_engine
 from saymask.runtime.errors import EngineError
@@ -60,6 +62,43 @@ def test_an_interrupted_recording_computes_no_run_twice(system, frame, tmp_path)
     other.segment(frame, prompts_from(PHRASES[:1]))
     assert ran[3:] == ["prompt", "mask"], "other phrases, the same picture"
     assert found.boolean.any()
+
+
+def test_a_brief_recording_leaves_outputs_to_whoever_sees_them(system, frame, tmp_path):
+    ran = []
+
+    class Counting:
+        """Tells that an engine ran."""
+
+        def __init__(self, engine):
+            self.engine, self.stage = engine, engine.stage
+
+        def run(self, inputs):
+            ran.append(self.stage.name)
+            return self.engine.run(inputs)
+
+    samples = [Sample(frame, tuple(PHRASES), ("single",) * 3, None)] * 2
+    watched = system.with_engines(Counting)
+    brief, whole = Recorder(tmp_path, is_brief=True), Recorder(tmp_path)
+    brief.record(watched, samples)
+    assert {name: len(runs) for name, runs in brief.runs.items()} == {
+        "image": 2, "prompt": 0, "mask": 0,
+    }  # fmt: skip
+    assert ran == []
+    first, second = output_folders(brief.runs["image"])
+    expected = Recorder()
+    system.with_engines(expected.watch).segment(frame, prompts_from(PHRASES))
+    image, prompt, mask = (runs[0] for runs in expected.runs.values())
+    StoredArrays.write(first, image.outputs)
+    whole.record(watched, samples)
+    assert ran == ["prompt", "mask", "image", "prompt", "mask"]
+    assert output_folders(whole.runs["image"]) == (first, second)
+    assert output_folders([image]) == (), "in memory"
+    for runs in (brief.runs["image"], whole.runs["image"]):
+        for run in runs:
+            np.testing.assert_array_equal(
+                run.outputs["image_embedding"], image.outputs["image_embedding"]
+            )
 
 
 def test_what_is_kept_is_not_the_engines_own(system, frame):

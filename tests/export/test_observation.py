@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 import weakref
+from contextlib import closing
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -12,15 +13,17 @@ import numpy as np
 import pytest
 
 from saymask.calibration.arrays import StoredArrays
-from saymask.calibration.recording import Run
+from saymask.calibration.recording import Run, output_folders
 from saymask.calibration.samples import Sample
 from saymask.export.observation import calibration_runs, golden_arrays, observe
 from saymask.export.pipeline import export
 from saymask.export.quantization import Reference
 from saymask.export.recipe import ExportRecipe
 from saymask.export.steps import Steps
+from saymask.runtime.engine import open_engine
 from saymask.runtime.errors import CheckpointError, UsageError
 from saymask.runtime.masks import Masks
+from saymask.runtime.systems import open_system
 
 
 @pytest.mark.usefixtures("traced")
@@ -69,9 +72,9 @@ class _Endless:
         return {"features": np.full(2**20, inputs["image"].mean(), np.float32)}
 
     def segment(self, frame, prompts):
+        self.frames.append(weakref.ref(frame))
         self.engine.run({"image": frame.astype(np.float32)})
         mask = np.zeros((len(prompts), *frame.shape[:2]), np.bool_)
-        self.frames.append(weakref.ref(frame))
         self.masks.append(weakref.ref(mask))
         return Masks.of(mask, np.zeros(len(prompts), np.float32), ("",) * len(prompts))
 
@@ -90,12 +93,56 @@ def test_calibration_keeps_no_picture_and_no_mask(tmp_path):
         calib_phrases=tmp_path / "phrases.txt",
     )
     system, said = _Endless(), []
-    draft, reference = SimpleNamespace(), SimpleNamespace()
+    draft, reference = SimpleNamespace(), Reference({}, {}, [])
     runs = calibration_runs(recipe, draft, system, (), reference, tmp_path, Steps(said.append))
-    assert said == [f"calibrate on 6 pictures of {recipe.calib}"]
-    assert len(runs["image"]) == len(system.frames) == 6
+    assert said == []
+    assert len(runs["image"]) == 6
+    assert not any(run.outputs.are_there for run in runs["image"])
+    assert said == [f"read 6 pictures of {recipe.calib}"]
+    assert list(runs) == ["image"]
+    assert said[1:] == [f"calibrate on 6 pictures of {recipe.calib}"]
+    assert len(system.frames) == 2 * len(system.masks) == 12
     assert not any(each() is not None for each in (*system.frames, *system.masks))
-    assert all(isinstance(run.outputs, StoredArrays) for run in runs["image"])
+    assert all(run.outputs.are_there for run in runs["image"])
+
+
+def test_what_calibration_computed_on_its_way_is_not_computed_again(
+    fp32_bundle, tiny_checkpoint, tmp_path, monkeypatch
+):
+    phrases, opened, closed = tmp_path / "phrases.txt", [], []
+    phrases.write_text("the red mug\n")
+    recipe = ExportRecipe(
+        system="evf-sam",
+        out=tmp_path / "out",
+        calib=str(tiny_checkpoint / "samples" / "*.jpg"),
+        calib_images=2,
+        calib_phrases=phrases,
+        threads=1,
+    )
+
+    def spied(bundle, stage, **how):
+        engine = open_engine(bundle, stage, **how)
+        opened.append(stage)
+        close = engine.close
+        monkeypatch.setattr(engine, "close", lambda: (closed.append(stage), close()))
+        return engine
+
+    monkeypatch.setattr("saymask.export.observation.open_engine", spied)
+    with closing(open_system(fp32_bundle, device="cpu", threads=1)) as system:
+        reference = Reference(dict.fromkeys(("image", "prompt", "mask"), []), {}, [])
+        runs = calibration_runs(
+            recipe, fp32_bundle, system, (), reference, tmp_path, Steps(lambda line: None)
+        )
+        with closing(open_engine(fp32_bundle, "image", device="cpu", threads=1)) as image:
+            for run, place in zip(runs["image"], output_folders(runs["image"]), strict=True):
+                StoredArrays.write(place, image.run(run.inputs))
+        assert opened == []
+        assert [len(runs[name]) for name in ("prompt", "mask")] == [2, 2]
+    assert opened == ["prompt", "mask"]
+    assert sorted(closed) == ["mask", "prompt"]
+    for before, after in zip(runs["image"], runs["mask"], strict=True):
+        for name, array in before.outputs.items():
+            np.testing.assert_array_equal(after.inputs[name], array)
 
 
 def test_samples_that_are_one_picture_again_and_again_are_said_so(tmp_path, caplog):

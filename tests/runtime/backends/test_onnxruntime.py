@@ -8,16 +8,13 @@ import sys
 from dataclasses import replace
 
 import numpy as np
-import onnx
 import onnxruntime
 import pytest
 
-from saymask.runtime.backends import onnxruntime as onnx_backend
 from saymask.runtime.backends.onnxruntime import open_graph
 from saymask.runtime.bundle import Bundle
 from saymask.runtime.engine import open_engine
 from saymask.runtime.errors import DeviceError, EngineError, MissingExtraError
-from saymask.runtime.spec import WEIGHT_BITS
 
 HAS_CUDA = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
 
@@ -92,35 +89,6 @@ def test_threads_keep_to_the_allowed_cores(bundle, monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
     engine = open_engine(bundle, "image", device="cpu")
     assert engine._session.get_session_options().intra_op_num_threads == 1
-
-
-@pytest.mark.parametrize(("precision", "overflow"), [("fp32", True), ("int8-static", False)])
-def test_no_word_of_sums_that_hold(bundle, monkeypatch, caplog, precision, overflow):
-    monkeypatch.setattr(onnx_backend, "sums_overflow", lambda: overflow)
-    stage = replace(bundle.stage("image"), precision=precision)
-    open_graph(bundle.folder / stage.file, stage, device="cpu", threads=1)
-    assert not caplog.records
-
-
-def test_sums_that_may_overflow_are_told_once(bundle, monkeypatch, caplog):
-    monkeypatch.setattr(onnx_backend, "sums_overflow", lambda: True)
-    onnx_backend._warn_of_sums.cache_clear()
-    stage = replace(bundle.stage("image"), precision="int8-dynamic")
-    for _ in range(2):
-        open_graph(bundle.folder / stage.file, stage, device="cpu", threads=1)
-    [record] = caplog.records
-    assert "has no VNNI and adds 8-bit products in 16 bits" in record.getMessage()
-
-
-def test_no_word_of_weights_in_seven_bits(bundle, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(onnx_backend, "sums_overflow", lambda: True)
-    onnx_backend._warn_of_sums.cache_clear()
-    stage = replace(bundle.stage("image"), precision="int8-static")
-    model = onnx.load(bundle.folder / stage.file)
-    onnx.helper.set_model_props(model, {WEIGHT_BITS: "7"})
-    onnx.save(model, tmp_path / "image.onnx")
-    open_graph(tmp_path / "image.onnx", stage, device="cpu", threads=1)
-    assert not caplog.records
 
 
 def test_a_file_that_is_no_graph(bundle, tmp_path):
