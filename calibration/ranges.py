@@ -59,8 +59,7 @@ def observe(
         threads: Threads of one operator.
         channel_axes: Those of `tensors` whose channels are told apart, each with their axis; how
             far each reaches is all that is kept of them.
-        memory_mib: What the tensors that one run takes, shows and hands on may hold together; the
-            part's weights and scratch come on top.
+        memory_mib: What the tensors of one run may hold at once; weights and scratch come on top.
         work: Folder to keep counts in twice a minute, for this graph, data and tensors alone. A
             second call goes on from there, whatever memory it may take. None keeps nothing.
         outputs: Folders, one for each feed or none at all, that what the graph returns is left in
@@ -89,13 +88,12 @@ def observe(
         whole = KeptHistograms(folder / "whole")
         histograms, runs = whole.load(histograms)
         if runs < len(feeds):
-            scratch = folder / "graph"
-            scratch.mkdir(exist_ok=True)
-            line = Line.of(model, histograms, scratch, keeps_outputs=bool(outputs))
+            graph = folder / "graph"
+            line = Line.of(model, histograms, graph, keeps_outputs=bool(outputs))
             _Way(line, feeds, histograms, folder, outputs, threads, memory_mib * _MIB, say).go()
             whole.save(histograms, len(feeds))
-            for path in (*folder.glob("part-*"), scratch):
-                rmtree(path)
+            for each in (graph, *folder.glob("part-*")):
+                rmtree(each)
     return histograms
 
 

@@ -78,7 +78,7 @@ class Line:
         Args:
             model: FP32 graph.
             tensors: Names of tensors to look at; those that are inputs of the graph need no node.
-            folder: Where the weights and the parts lie; it must outlive the line.
+            folder: Where the weights and the parts lie; is made, and must outlive the line.
             keeps_outputs: Whether the graph's outputs, made by nodes all, are carried to the end.
 
         Raises:
@@ -95,6 +95,7 @@ class Line:
         kept = [value.name for value in model.graph.output] if keeps_outputs else []
         names = dict.fromkeys((*(name for name in tensors if name not in given), *kept))
         outputs = [stated.get(name) or _real(name) for name in names]
+        folder.mkdir(exist_ok=True)
         path, *_ = save(model, folder / "whole.onnx", outputs=outputs, inline_bytes=0)
         bare = onnx.load(path, load_external_data=False)
         return cls(shape_inference.infer_shapes(bare), tensors, folder, kept)

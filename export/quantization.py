@@ -94,8 +94,7 @@ def quantize_stages(
         system: In FP32; its engines are closed, as graphs and engines are opened one by one.
         samples: What the masks are judged on.
         reference: What `system` made of them.
-        data: Stage name -> runs that ranges are taken from, asked for in the order of `graphs`;
-            outputs that are still to come are left where they belong on the way, if they are seen.
+        data: Stage name -> runs that ranges are taken from; outputs to come are left on the way.
         folder: Takes weights, so that few are in memory; what is returned lives on it.
         steps: Are told what happens.
 

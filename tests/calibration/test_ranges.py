@@ -251,7 +251,7 @@ def test_many_channels_take_little(build, tmp_path):
 @pytest.mark.parametrize("memory_mib", [1024, 1])
 def test_what_the_graph_returns_is_left_on_the_way(chain, arrays, tmp_path, memory_mib):
     model, feeds = chain(CHAIN_STEPS), [{"x": array} for array in arrays]
-    tensors, said = ["x", "t0", "t4", "t5"], []
+    tensors, said = ["x", "t0", "t4", "t5", "t7", "t8"], []
     places = [tmp_path / f"{number}" / "outputs" for number in range(RUNS)]
     found = observe(model, feeds, tensors, memory_mib=memory_mib, outputs=places, say=said.append)
     assert ("in 1 x" in said[0]) == (memory_mib == 1024)
