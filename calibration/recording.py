@@ -111,9 +111,9 @@ class _Watched:
     def _kept(self, inputs: Mapping[str, np.ndarray], folder: Path) -> Run:
         """Keep a run on disk, or find it there."""
         place = folder / f"{len(self._runs):06d}-{data_sha256([inputs])[:16]}"
-        run = Run(StoredArrays(place / "inputs"), StoredArrays(place / "outputs"))
-        if not run.inputs.are_there:
-            StoredArrays.write(run.inputs.folder, inputs)
-        if not run.outputs.are_there and not self._is_brief:
-            StoredArrays.write(run.outputs.folder, self._computed(inputs))
-        return run
+        taken, made = StoredArrays(place / "inputs"), StoredArrays(place / "outputs")
+        if not taken.are_there:
+            StoredArrays.write(taken.folder, inputs)
+        if not made.are_there and not self._is_brief:
+            StoredArrays.write(made.folder, self._computed(inputs))
+        return Run(taken, made)
