@@ -1,4 +1,5 @@
 from contextlib import closing
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,6 +14,17 @@ from saymask.runtime.prompt import prompts_from
 from saymask.runtime.systems import open_system
 
 PHRASES = ["the red square", "the blue square left of a red one", "green"]
+
+
+class Counting:
+    """Tells that an engine ran."""
+
+    def __init__(self, ran, engine):
+        self.ran, self.engine, self.stage = ran, engine, engine.stage
+
+    def run(self, inputs):
+        self.ran.append(self.stage.name)
+        return self.engine.run(inputs)
 
 
 @pytest.fixture
@@ -41,24 +53,13 @@ def test_an_interrupted_recording_computes_no_run_twice(system, frame, tmp_path)
     first = Recorder(tmp_path)
     system.with_engines(first.watch).segment(frame, prompts_from(PHRASES))
     ran = []
-
-    class Counting:
-        """Tells that an engine ran."""
-
-        def __init__(self, engine):
-            self.engine, self.stage = engine, engine.stage
-
-        def run(self, inputs):
-            ran.append(self.stage.name)
-            return self.engine.run(inputs)
-
-    watched = system.with_engines(Counting).with_engines(Recorder(tmp_path).watch)
+    watched = system.with_engines(partial(Counting, ran)).with_engines(Recorder(tmp_path).watch)
     watched.segment(frame, prompts_from(PHRASES))
     assert ran == []
     found = watched.segment(frame, prompts_from(PHRASES))
     assert ran == ["image", "prompt", "mask"]
     again = Recorder(tmp_path)
-    other = system.with_engines(Counting).with_engines(again.watch)
+    other = system.with_engines(partial(Counting, ran)).with_engines(again.watch)
     other.segment(frame, prompts_from(PHRASES[:1]))
     assert ran[3:] == ["prompt", "mask"], "other phrases, the same picture"
     assert found.boolean.any()
@@ -66,19 +67,8 @@ def test_an_interrupted_recording_computes_no_run_twice(system, frame, tmp_path)
 
 def test_a_brief_recording_leaves_outputs_to_whoever_sees_them(system, frame, tmp_path):
     ran = []
-
-    class Counting:
-        """Tells that an engine ran."""
-
-        def __init__(self, engine):
-            self.engine, self.stage = engine, engine.stage
-
-        def run(self, inputs):
-            ran.append(self.stage.name)
-            return self.engine.run(inputs)
-
     samples = [Sample(frame, tuple(PHRASES), ("single",) * 3, None)] * 2
-    watched = system.with_engines(Counting)
+    watched = system.with_engines(partial(Counting, ran))
     brief, whole = Recorder(tmp_path, is_brief=True), Recorder(tmp_path)
     brief.record(watched, samples)
     assert {name: len(runs) for name, runs in brief.runs.items()} == {
