@@ -277,12 +277,12 @@ class _Stage:
 def _static(stage: _Stage, plan: Mapping[str, NodePlan], precision: str) -> Candidate:
     tensors = quantized_tensors(stage.model, only(plan, precision))
     ranges = stage.ranges("ranges", stage.model, tensors)
-    lower = partial(_lower_cpu, ranges, stage.weight_bits)
+    lower = partial(_lower_integers, lower_cpu, ranges, stage.weight_bits)
     return stage.candidate(precision, plan, stage.model, lower)
 
 
 def _dynamic(stage: _Stage, plan: Mapping[str, NodePlan], precision: str) -> Candidate:
-    lower = partial(_lower_cpu, {}, stage.weight_bits)
+    lower = partial(_lower_integers, lower_cpu, {}, stage.weight_bits)
     return stage.candidate(precision, plan, stage.model, lower)
 
 
@@ -292,7 +292,7 @@ def _fused(stage: _Stage, plan: Mapping[str, NodePlan], precision: str) -> Candi
     tensors = dict.fromkeys((*quantized_tensors(stage.fused, wanted, sums_only=True), *rounded))
     symmetric = joined_tensors(stage.fused).union(rounded)
     ranges = stage.ranges("fused", stage.fused, tuple(tensors), symmetric=symmetric)
-    lower = partial(_lower_openvino, ranges, stage.weight_bits)
+    lower = partial(_lower_integers, lower_openvino, ranges, stage.weight_bits)
     return stage.candidate(precision, plan, stage.fused, lower)
 
 
@@ -317,22 +317,14 @@ def _lower_corrected(
     return lower(correct_biases(model, plan, errors), plan)
 
 
-def _lower_cpu(
+def _lower_integers(
+    write: Callable[..., onnx.ModelProto],
     ranges: Mapping[str, Range],
     weight_bits: int | None,
     model: onnx.ModelProto,
     plan: Mapping[str, NodePlan],
 ) -> onnx.ModelProto:
-    return lower_cpu(model, plan, ranges, weight_bits=weight_bits)
-
-
-def _lower_openvino(
-    ranges: Mapping[str, Range],
-    weight_bits: int | None,
-    model: onnx.ModelProto,
-    plan: Mapping[str, NodePlan],
-) -> onnx.ModelProto:
-    return lower_openvino(model, plan, ranges, weight_bits=weight_bits)
+    return write(model, plan, ranges, weight_bits=weight_bits)
 
 
 def _lower_symmetric(

@@ -7,18 +7,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from saymask.calibration.score import score_mask
 from saymask.kernels import rle
-from saymask.runtime import Bundle, Segmenter
+from saymask.runtime import Bundle
 from saymask.runtime.cli import main
 from saymask.train.world.compose import compose
 from saymask.train.world.draw import draw
 from saymask.train.world.pages import save_image
-from saymask.train.world.speak import express
-from saymask.train.world.truth import mask_of
+
+from .right_words import mean_gious
 
 WITHOUT_TRAINING_FRAMEWORKS = """
 import sys
@@ -54,21 +52,9 @@ def test_the_bundle_says_what_int8_cost(miniature: Path) -> None:
 
 def test_words_pick_the_right_thing(miniature: Path) -> None:
     """Right words must beat another scene's words by far, or the words are not understood."""
-    right, wrong = [], []
-    with Segmenter.open(miniature, device="cpu", threads=1) as segmenter:
-        for seed in range(40):
-            drawing = draw(compose(seed, "test"), (240, 320))
-            said = express(drawing, seed=seed, tasks=("single",), per_task=3)
-            others = express(draw(compose(seed + 1, "test"), (240, 320)), seed=seed)
-            if not said or not others:
-                continue
-            asked = [*(each.text for each in said), others[0].text]
-            masks = segmenter.segment(drawing.image_hwc, asked).boolean
-            truths = [mask_of(drawing, each.targets) for each in said]
-            right += [score_mask(m, t).giou for m, t in zip(masks, truths, strict=False)]
-            wrong.append(score_mask(masks[-1], truths[0]).giou)
-    assert np.mean(right) > 0.5
-    assert np.mean(wrong) < 0.6 * np.mean(right)
+    right, wrong = mean_gious(miniature, range(40))
+    assert right > 0.5
+    assert wrong < 0.6 * right
 
 
 def test_segment_prints_a_line_for_each_phrase(

@@ -8,17 +8,15 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from saymask.calibration.score import score_mask
-from saymask.runtime import Segmenter
 from saymask.runtime.cli import main
 from saymask.train.world.compose import compose
 from saymask.train.world.draw import draw
 from saymask.train.world.pages import save_image
 from saymask.train.world.speak import express
-from saymask.train.world.truth import mask_of
+
+from .right_words import mean_gious
 
 pytestmark = pytest.mark.skipif(not find_spec("xllamacpp"), reason="xllamacpp is not installed")
 
@@ -52,19 +50,9 @@ def bundle(tmp_path_factory) -> Path:
 
 def test_words_pick_the_right_thing(bundle: Path) -> None:
     """Right words must beat another scene's words by far, or the words are not understood."""
-    right, wrong = [], []
-    with Segmenter.open(bundle, device="cpu", threads=1) as segmenter:
-        for seed in range(12):
-            drawing = draw(compose(seed, "test"), (240, 320))
-            said = express(drawing, seed=seed, tasks=("single",), per_task=3)
-            others = express(draw(compose(seed + 1, "test"), (240, 320)), seed=seed)
-            asked = [*(each.text for each in said), others[0].text]
-            masks = segmenter.segment(drawing.image_hwc, asked).boolean
-            truths = [mask_of(drawing, each.targets) for each in said]
-            right += [score_mask(m, t).giou for m, t in zip(masks, truths, strict=False)]
-            wrong.append(score_mask(masks[-1], truths[0]).giou)
-    assert np.mean(right) > 0.5
-    assert np.mean(wrong) < 0.6 * np.mean(right)
+    right, wrong = mean_gious(bundle, range(12))
+    assert right > 0.5
+    assert wrong < 0.6 * right
 
 
 def test_segment_prints_what_was_said(
