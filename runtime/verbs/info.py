@@ -106,8 +106,9 @@ def _gate(report: Mapping[str, Any] | None) -> str:
         for stage in report["stages"]
     ]
     header = ("stage", "precision", "cosine", "fp32 / this ms", "this / fp32 bytes", "executed")
+    points = round(loss["lost"], 2) + 0.0  # Adding 0 makes -0.0 of a tiny gain 0.0.
     lost = (
-        f"gate: {loss['lost']:.2f} points of gIoU lost of {report['budget']:g} allowed; masks "
+        f"gate: {points:.2f} points of gIoU lost of {report['budget']:g} allowed; masks "
         f"{loss['apart']:.2f} points of IoU apart from FP32's"
     )
     return f"{lost}\n{table(header, rows)}" if rows else lost

@@ -135,8 +135,11 @@ def planned(with_file) -> Callable[[str], str]:
     return lambda text: with_file("plan.json", text)
 
 
-@pytest.mark.parametrize("is_here", [True, False])
-def test_what_the_gate_found_is_shown(with_file, capsys, is_here):
+@pytest.mark.parametrize(
+    ("is_here", "lost", "told"),
+    [(True, 0.08, "0.08"), (False, 0.08, "0.08"), (True, -1e-3, "0.00")],
+)
+def test_what_the_gate_found_is_shown(with_file, capsys, is_here, lost, told):
     shares = [
         Share(precision="int8", nodes=35, multiply_adds=969, share=0.969),
         Share(precision="fp32", nodes=20, multiply_adds=31, share=0.031),
@@ -149,12 +152,12 @@ def test_what_the_gate_found_is_shown(with_file, capsys, is_here):
         size_ratio=0.309,
         shares=tuple(shares) if is_here else (),
     )
-    report = GateReport(budget=1.0, loss=Loss(lost=0.08, apart=1.93), stages=(stage,), tasks=())
+    report = GateReport(budget=1.0, loss=Loss(lost=lost, apart=1.93), stages=(stage,), tasks=())
     folder = with_file("report.json", json.dumps(asdict(report)))
     assert main(["info", folder]) == 0
     text = capsys.readouterr().out
     assert (
-        "gate: 0.08 points of gIoU lost of 1 allowed; masks 1.93 points of IoU apart from FP32's"
+        f"gate: {told} points of gIoU lost of 1 allowed; masks 1.93 points of IoU apart from FP32's"
     ) in text
     executed = "96.9 % in int8 (35 nodes), 3.1 % in fp32 (20 nodes)"
     row = ["image", "int8-static", "0.99861"]
