@@ -50,7 +50,7 @@ def round_attention(
     """
     graph, kind = Graph(model), ELEMENTS["int8"]
     zero = graph.add("zero_attention", np.zeros((), kind.dtype))
-    readers, makers = graph.readers(), _makers(graph)
+    readers, makers = graph.readers(), graph.makers()
     pairs: dict[str, list[onnx.NodeProto]] = {}
     for name in dict.fromkeys(_sources(graph, plan)):
         magnitude = max(-ranges[name].low, ranges[name].high)
@@ -68,7 +68,7 @@ def round_attention(
 
 def _sources(graph: Graph, plan: Mapping[str, NodePlan]) -> Iterator[str]:
     """Name what each softmax attention multiplies, as it was before heads were split."""
-    makers = _makers(graph)
+    makers = graph.makers()
     for softmax in graph.nodes:
         if softmax.op_type != "Softmax":
             continue
@@ -104,7 +104,3 @@ def _products(
 
 def _is_int8(plan: Mapping[str, NodePlan], name: str) -> bool:
     return name in plan and plan[name].precision == "int8"
-
-
-def _makers(graph: Graph) -> dict[str, onnx.NodeProto]:
-    return {name: node for node in graph.nodes for name in node.output}

@@ -111,7 +111,7 @@ class _Twins:
         self._graph = Graph(model)
         self._nodes = {node.name: node for node in self._graph.nodes}
         self._lowered = Graph(lowered)
-        self._makers = {name: node for node in self._lowered.nodes for name in node.output}
+        self._makers = self._lowered.makers()
 
     def error(self, name: str) -> str:
         """Add the twin of a node and return the tensor of its mean error, (channels,)."""

@@ -47,7 +47,7 @@ class Channels:
     def __init__(self, model: onnx.ModelProto) -> None:
         """Open `model`, which stays as it is; see `Graph`."""
         self.graph = Graph(model)
-        self.makers = {name: node for node in self.graph.nodes for name in node.output}
+        self.makers = self.graph.makers()
         self.readers = self.graph.readers()
         self.extents = self.graph.extents()
         self._outputs = {value.name for value in model.graph.output}

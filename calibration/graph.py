@@ -56,6 +56,10 @@ class Graph:
         self._taken.add(free)
         return free
 
+    def makers(self) -> dict[str, onnx.NodeProto]:
+        """Return the node that makes each tensor; none makes inputs and constants."""
+        return {name: node for node in self.nodes for name in node.output}
+
     def readers(self) -> dict[str, list[onnx.NodeProto]]:
         """Return the nodes that read each tensor, in order; a graph output is read by none."""
         found: dict[str, list[onnx.NodeProto]] = {}

@@ -5,7 +5,7 @@ What the exporter noted about the nodes is left behind; see `graph.Graph`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -14,7 +14,7 @@ from onnx import helper
 from ..kernels import taps
 from .graph import Graph, attribute
 
-__all__ = ["replace_resizes", "split_gemms"]
+__all__ = ["part_products", "replace_resizes", "split_gemms"]
 
 
 def split_gemms(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -46,6 +46,87 @@ def _product_from_gemm(graph: Graph, gemm: onnx.NodeProto) -> list[onnx.NodeProt
         helper.make_node("MatMul", [rows, weight], [product], gemm.name),
         helper.make_node("Add", [product, *bias], gemm.output, f"{gemm.name}_bias"),
     ]
+
+
+def part_products(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Write a product whose columns a Split parts, as queries, keys and values, as one for each.
+
+    TensorRT-RTX 1.7 turns the weights of some of these around for what comes behind the Split, and
+    then multiplies SAM-2's INT8 numbers in FP16.
+
+    Args:
+        model: Float graph after `split_gemms`.
+    """
+    if all(node.op_type != "Split" for node in model.graph.node):
+        return model
+    graph = Graph(model)
+    makers, readers = graph.makers(), graph.readers()
+    kept = {value.name for value in model.graph.output}
+    parted: dict[str, list[onnx.NodeProto]] = {}
+    dropped: set[str] = set()
+    for split in graph.nodes:
+        chain = _product_before(graph, split, makers)
+        between = [node.output[0] for node in chain]
+        widths = _widths(graph, split, chain) if chain else []
+        if widths and all(len(readers[name]) == 1 and name not in kept for name in between):
+            parted[split.name] = _parts(graph, split, chain, widths)
+            dropped.update(node.name for node in chain)
+    graph.nodes = [
+        each
+        for node in graph.nodes
+        if node.name not in dropped
+        for each in parted.get(node.name, [node])
+    ]
+    return graph.model()
+
+
+def _product_before(
+    graph: Graph, split: onnx.NodeProto, makers: Mapping[str, onnx.NodeProto]
+) -> list[onnx.NodeProto]:
+    """Return the product with a matrix, and its bias if it has one, that a Split reads; or []."""
+    above = makers.get(split.input[0]) if split.op_type == "Split" else None
+    found: list[onnx.NodeProto] = []
+    if above and above.op_type == "Add":
+        found, above = [above], makers.get(above.input[0])
+    if not above or above.op_type != "MatMul":
+        return []
+    found.insert(0, above)
+    constants = [graph.constants.get(node.input[1]) for node in found]
+    extents = [tuple(each.dims) for each in constants if each is not None]
+    is_plain = [len(each) for each in extents] == [2, 1][: len(found)]
+    return found if is_plain and len({each[-1] for each in extents}) == 1 else []
+
+
+def _widths(graph: Graph, split: onnx.NodeProto, chain: Sequence[onnx.NodeProto]) -> list[int]:
+    """Return the columns of each part; none where a Split is of another axis or its sizes vary."""
+    whole = graph.constants[chain[0].input[1]].dims[1]
+    rank = len(graph.extents().get(split.input[0], ()))
+    if attribute(split, "axis", 0) not in {-1, rank - 1}:
+        return []
+    if len(split.input) == 1:
+        width, rest = divmod(whole, len(split.output))
+        return [] if rest else [width] * len(split.output)
+    is_known = split.input[1] in graph.constants
+    return graph.array(split.input[1]).tolist() if is_known else []
+
+
+def _parts(
+    graph: Graph, split: onnx.NodeProto, chain: Sequence[onnx.NodeProto], widths: Sequence[int]
+) -> list[onnx.NodeProto]:
+    nodes: list[onnx.NodeProto] = []
+    ends = np.cumsum(widths)
+    for part, (end, width) in enumerate(zip(ends, widths, strict=True)):
+        rows = chain[0].input[0]
+        for node in chain:
+            constant = node.input[1]
+            columns = graph.array(constant)[..., end - width : end]
+            is_last = node is chain[-1]
+            name = f"{node.name}_part{part}"
+            out = split.output[part] if is_last else graph.fresh(f"{split.output[part]}_product")
+            inputs = [rows, graph.add(f"{constant}_part{part}", columns)]
+            nodes.append(helper.make_node(node.op_type, inputs, [out], name))
+            rows = out
+    return nodes
 
 
 def replace_resizes(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -42,7 +42,7 @@ def restore(
         names: Of nodes.
     """
     graph, source = Graph(model), Graph(fp32)
-    makers = {name: node for node in graph.nodes for name in node.output}
+    makers = graph.makers()
     originals = {node.name: node for node in source.nodes}
     weights: dict[str, str] = {}
     for node in graph.nodes:

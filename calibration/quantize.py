@@ -23,7 +23,7 @@ from .lowering import Lower, joined_tensors, lower_cpu, lower_openvino
 from .memory import give_back
 from .migration import migrate, migrated_tensors
 from .observers import Observer
-from .passes import replace_resizes, split_gemms
+from .passes import part_products, replace_resizes, split_gemms
 from .peaks import runs_for_peaks
 from .plan import FLOATS, NodePlan, name_int8, only, plan_nodes
 from .ranges import MEMORY_MIB, Range, observe
@@ -106,7 +106,7 @@ _CALIBRATION = Calibration()
 
 def plannable(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return the FP32 graph whose nodes a plan names."""
-    return split_gemms(replace_resizes(model))
+    return part_products(split_gemms(replace_resizes(model)))
 
 
 def candidates(
@@ -144,7 +144,7 @@ def candidates(
     if precision not in known:
         raise UnknownNameError(f"a precision of target {target}", precision, known)
     found = [Candidate(precision="fp32", model=replace_resizes(model), plan={})]
-    plain, forms = split_gemms(found[0].model), FORMS[target, precision]
+    plain, forms = plannable(found[0].model), FORMS[target, precision]
     if given is None:
         plans = [
             name_int8(plan_nodes(plain, keep={**form.keep, **(keep or {})}), form.precision)

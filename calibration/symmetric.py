@@ -162,13 +162,9 @@ def _softmax_outputs(graph: Graph) -> list[str]:
     return [node.output[0] for node in graph.nodes if node.op_type == "Softmax"]
 
 
-def _makers(graph: Graph) -> dict[str, onnx.NodeProto]:
-    return {name: node for node in graph.nodes for name in node.output}
-
-
 def _attention_products(graph: Graph, longest: int | None) -> Iterator[onnx.NodeProto]:
     """Yield queries times keys and weights times values of each attention of at most `longest`."""
-    makers, readers, extents = _makers(graph), graph.readers(), graph.extents()
+    makers, readers, extents = graph.makers(), graph.readers(), graph.extents()
     for softmax in graph.nodes:
         if softmax.op_type != "Softmax":
             continue
@@ -194,7 +190,7 @@ def _shortcuts(
     The last sum comes first, and `reads` must know of it when the next is asked for: one sum is
     often the next one's shortcut.
     """
-    makers, readers = _makers(graph), graph.readers()
+    makers, readers = graph.makers(), graph.readers()
     for node in reversed(graph.nodes):
         if node.op_type != "Add" or not _is_read_rounded(node.output[0], readers, reads):
             continue

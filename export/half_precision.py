@@ -10,9 +10,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-from ..calibration import quantize
 from ..calibration.gate import Judge
 from ..calibration.gate_report import StageRow, gate_report, stage_row
+from ..calibration.passes import split_gemms
 from ..calibration.plan import WEIGHTED_OPS, NodePlan
 from ..calibration.plan_file import Plan, StagePlan, model_sha256
 from ..calibration.precision import Choice
@@ -151,7 +151,7 @@ def _plan(model: onnx.ModelProto, half: _Half) -> StagePlan:
         for node in half.trial.candidate.model.graph.node
         if any(types.get(name) == TensorProto.FLOAT16 for name in node.output)
     }
-    plain = quantize.plannable(model)
+    plain = split_gemms(model)
     nodes = {
         node.name: NodePlan(precision="fp16", reason="")
         if node.name in halves

@@ -151,7 +151,7 @@ def _halved(array: np.ndarray) -> np.ndarray:
 
 def _island_names(graph: Graph) -> set[str]:
     """Return the names of nodes that stay FP32."""
-    makers = {name: node for node in graph.nodes for name in node.output}
+    makers = graph.makers()
     weights = set(graph.constants) | {
         node.output[0] for node in graph.nodes if graph.constants.keys() >= set(node.input)
     }

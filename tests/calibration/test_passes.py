@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 
-from saymask.calibration.passes import replace_resizes, split_gemms
+from saymask.calibration.passes import part_products, replace_resizes, split_gemms
 from saymask.calibration.session import open_model
 
 GEMM = """
@@ -19,6 +19,15 @@ neck (float[%s,3,%d,%d] x) => (float[%s,3,%d,%d] y) {
   [outer] outer_size = Shape <end=2> (x)
   [joined] size = Concat <axis=0> (outer_size, size_hw)
   [resize] y = Resize <mode="%s", cubic_coeff_a=-0.75> (x, , , size)
+}
+"""
+PARTED = """
+<ir_version: 9, opset_import: ["" : 20]>
+attention (float[2,5,8] x) => (float[2,5,%d] y) {
+  [queries_keys_values] wide = MatMul (x, w)
+  [bias] sum = Add (wide, %s)
+  [split] q, k = Split <axis=%d%s> (sum%s)
+  [turned] y = Concat <axis=2> (k, q)
 }
 """
 
@@ -85,3 +94,50 @@ def test_other_interpolations_stay(build, old, new):
 def test_unknown_extents_stay(build):
     text = (RESIZE % ("1", 4, 4, "1", 8, 8, "linear")).replace("3,4,4", "3,h,4")
     assert _ops(replace_resizes(build(text, size_hw=np.array([8, 8]))))[-1] == "Resize"
+
+
+@pytest.mark.parametrize("axis", [-1, 2])
+@pytest.mark.parametrize(("sizes", "width"), [("", 12), (", sizes", 11)])
+def test_products_are_parted_as_what_reads_them(build, axis, sizes, width):
+    text = PARTED % (width, "b", axis, "" if sizes else ", num_outputs=2", sizes)
+    model = build(text, w=_normal(8, width), b=_normal(width), sizes=np.array([4, width - 4]))
+    parted = part_products(model)
+    onnx.checker.check_model(parted, full_check=True)
+    assert _ops(parted) == ["MatMul", "Add", "MatMul", "Add", "Concat"]
+    names = ["queries_keys_values_part0", "bias_part0"]
+    assert [node.name for node in parted.graph.node][:2] == names
+    feed = _normal(2, 5, 8)
+    np.testing.assert_allclose(_outputs(parted, feed), _outputs(model, feed), atol=1e-6)
+
+
+def test_products_without_a_bias_are_parted(build):
+    text = (PARTED % (12, "b", -1, ", num_outputs=2", "")).replace("(sum)", "(wide)")
+    model = build(text.replace("  [bias] sum = Add (wide, b)\n", ""), w=_normal(8, 12))
+    parted = part_products(model)
+    assert _ops(parted) == ["MatMul", "MatMul", "Concat"]
+    feed = _normal(2, 5, 8)
+    np.testing.assert_allclose(_outputs(parted, feed), _outputs(model, feed), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"axis=-1": "axis=0", "Concat <axis=2>": "Concat <axis=0>"},
+        {"(k, q)": "(k, q, sum)", "12] y": "24] y"},
+        {"(k, q)": "(k, q, wide)", "12] y": "24] y"},
+        {"(wide, b)": "(wide, one)"},
+        {"(wide, b)": "(wide, wide)"},
+        {
+            "  [split]": "  [sized] sizes = Identity (sixes)\n  [split]",
+            ", num_outputs=2": "",
+            "(sum)": "(sum, sizes)",
+        },
+    ],
+)
+def test_other_products_stay_whole(build, changes):
+    text = PARTED % (12, "b", -1, ", num_outputs=2", "")
+    for old, new in changes.items():
+        text = text.replace(old, new)
+    constants = {"one": _normal(1), "sixes": np.array([6, 6])}
+    model = build(text, w=_normal(8, 12), b=_normal(12), **constants)
+    assert "Split" in _ops(part_products(model))

@@ -61,8 +61,16 @@ def test_openvino_is_quantized_once(fp32_bundle, wanted, own, monkeypatch):
     assert {path.name for path in kept.glob("*.xml")} == {"image.xml", "prompt.xml", "mask.xml"}
     assert b"i8" in (kept / "prompt.xml").read_bytes()
     monkeypatch.setattr(rivals, "_quantize", None)
+    opened, open_graph = [], rivals.openvino.open_graph
+
+    def noting(graph, stage, **more):
+        opened.append(stage.precision)
+        return open_graph(graph, stage, **more)
+
+    monkeypatch.setattr(rivals.openvino, "open_graph", noting)
     again = _masks(rivals.open_openvino(fp32_bundle, wanted), wanted)
     np.testing.assert_array_equal(again, found)
+    assert opened == ["nncf"] * 3  # Else users are told that their bundle's sums may overflow.
 
 
 def test_the_ceiling_counts_every_stage(fp32_bundle, wanted, monkeypatch):
