@@ -49,10 +49,11 @@ def _product_from_gemm(graph: Graph, gemm: onnx.NodeProto) -> list[onnx.NodeProt
 
 
 def part_products(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Write a product whose columns a Split parts, as queries, keys and values, as one for each.
+    """Write a product whose columns a Split parts for a node each, all of one kind, as several.
 
-    TensorRT-RTX 1.7 turns the weights of some of these around for what comes behind the Split, and
-    then multiplies SAM-2's INT8 numbers in FP16.
+    For these, queries, keys and values as a rule, TensorRT-RTX 1.7 turns the weights around for
+    what comes behind the Split, and then multiplies INT8 numbers in FP16. It does not where one of
+    the parts is read in another way, as SAM ViT's queries are, which are left whole.
 
     Args:
         model: Float graph after `split_gemms`.
@@ -68,7 +69,10 @@ def part_products(model: onnx.ModelProto) -> onnx.ModelProto:
         chain = _product_before(graph, split, makers)
         between = [node.output[0] for node in chain]
         widths = _widths(graph, split, chain) if chain else []
-        if widths and all(len(readers[name]) == 1 and name not in kept for name in between):
+        kinds = {tuple(each.op_type for each in readers.get(name, ())) for name in split.output}
+        is_alike = len(kinds) == 1 and all(len(kind) == 1 for kind in kinds)
+        is_apart = all(len(readers[name]) == 1 and name not in kept for name in between)
+        if widths and is_alike and is_apart:
             parted[split.name] = _parts(graph, split, chain, widths)
             dropped.update(node.name for node in chain)
     graph.nodes = [

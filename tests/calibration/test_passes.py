@@ -123,6 +123,12 @@ def test_products_without_a_bias_are_parted(build):
     "changes",
     [
         {"axis=-1": "axis=0", "Concat <axis=2>": "Concat <axis=0>"},
+        {
+            "(k, q)": "(k, q, q_too)",
+            "12] y": "18] y",
+            "  [turned]": "  [more] q_too = Relu (q)\n  [turned]",
+        },
+        {"(k, q)": "(k, positive)", "  [turned]": "  [more] positive = Relu (q)\n  [turned]"},
         {"(k, q)": "(k, q, sum)", "12] y": "24] y"},
         {"(k, q)": "(k, q, wide)", "12] y": "24] y"},
         {"(wide, b)": "(wide, one)"},
