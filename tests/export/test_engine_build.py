@@ -7,9 +7,18 @@ from pathlib import Path
 
 import onnx
 import pytest
+import torch
 
+from saymask.calibration.plan import plan_nodes
+from saymask.calibration.quantize import plannable
+from saymask.calibration.ranges import Range
+from saymask.calibration.session import tensors_from_values
+from saymask.calibration.storage import save
+from saymask.calibration.symmetric import lower_symmetric, symmetric_tensors
 from saymask.export.compile import shape_range
 from saymask.export.engine_build import EngineJob, build_engine
+from saymask.export.graph import Stage, trace
+from saymask.export.models.hiera import WindowAttention
 from saymask.runtime.bundle import Bundle
 from saymask.runtime.engine_cache import device_key, graph_sha256
 from saymask.runtime.errors import EngineError
@@ -49,6 +58,34 @@ def test_the_built_layers_have_the_asked_precision(fp32_bundle, tmp_path, precis
     assert engine.stat().st_size == report.engine_bytes
     assert graph_sha256(engine) == report.engine_sha256
     assert {path.name for path in tmp_path.iterdir()} == {"mask.engine", "mask.json"}
+
+
+def test_queries_keys_and_values_of_windows_are_multiplied_in_int8(tmp_path):
+    """As one product whose columns are parted, they would be in FP16."""
+    stage = Stage(
+        name="image",
+        module=WindowAttention(32, 32, heads=2, pools_queries=False),
+        examples={"windows": torch.randn(4, 4, 4, 32)},
+        outputs=("mixed",),
+        varying={},
+    )
+    plain = plannable(trace(stage))
+    plan = plan_nodes(plain)
+    names = symmetric_tensors(plain, plan, element="int8")
+    ranges = dict.fromkeys(names, Range(low=-3, high=3))
+    graph = lower_symmetric(plain, plan, ranges, element="int8")
+    inputs = tensors_from_values(graph.graph.input)
+    job = EngineJob(
+        stage="image",
+        graph=save(graph, tmp_path / "image.onnx")[0],
+        shapes=tuple(shape_range(tensor, {}) for tensor in inputs),
+        precision="fp16",
+        phrases=1,
+        key=device_key("tensorrt_rtx", rtx.__version__, (89,)),
+        folder=tmp_path,
+    )
+    shares = {share.precision: share.nodes for share in build_engine(job, lambda: None).shares}
+    assert shares == {"int8": 4, "fp16": 2}
 
 
 def test_one_phrase_alone(fp32_bundle, tmp_path):
