@@ -118,18 +118,16 @@ def _parts(
     graph: Graph, split: onnx.NodeProto, chain: Sequence[onnx.NodeProto], widths: Sequence[int]
 ) -> list[onnx.NodeProto]:
     nodes: list[onnx.NodeProto] = []
-    ends = np.cumsum(widths)
-    for part, (end, width) in enumerate(zip(ends, widths, strict=True)):
+    ends = np.cumsum(widths)[:-1]
+    columns = [np.split(graph.array(node.input[1]), ends, axis=-1) for node in chain]
+    for part, out in enumerate(split.output):
         rows = chain[0].input[0]
-        for node in chain:
-            constant = node.input[1]
-            columns = graph.array(constant)[..., end - width : end]
-            is_last = node is chain[-1]
+        for node, parts in zip(chain, columns, strict=True):
+            constant = graph.add(f"{node.input[1]}_part{part}", parts[part])
+            made = out if node is chain[-1] else graph.fresh(f"{out}_product")
             name = f"{node.name}_part{part}"
-            out = split.output[part] if is_last else graph.fresh(f"{split.output[part]}_product")
-            inputs = [rows, graph.add(f"{constant}_part{part}", columns)]
-            nodes.append(helper.make_node(node.op_type, inputs, [out], name))
-            rows = out
+            nodes.append(helper.make_node(node.op_type, [rows, constant], [made], name))
+            rows = made
     return nodes
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,18 +23,28 @@ from saymask.export.models.hiera import WindowAttention
 from saymask.runtime.bundle import Bundle
 from saymask.runtime.engine_cache import device_key, graph_sha256
 from saymask.runtime.errors import EngineError
+from saymask.runtime.spec import TensorSpec
 
 rtx = pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed")
 
 
 def _job(bundle: Bundle, folder: Path, name: str, precision: str, *, phrases: int = 4) -> EngineJob:
     stage = bundle.stage(name)
+    graph = bundle.folder / stage.file
+    return replace(
+        _job_of(graph, stage.inputs, folder, phrases=phrases), stage=name, precision=precision
+    )
+
+
+def _job_of(
+    graph: Path, inputs: Iterable[TensorSpec], folder: Path, *, phrases: int = 1
+) -> EngineJob:
     most = {"phrases": phrases, "tokens": 48}
     return EngineJob(
-        stage=name,
-        graph=bundle.folder / stage.file,
-        shapes=tuple(shape_range(tensor, most) for tensor in stage.inputs),
-        precision=precision,
+        stage="image",
+        graph=graph,
+        shapes=tuple(shape_range(tensor, most) for tensor in inputs),
+        precision="fp16",
         phrases=phrases,
         key=device_key("tensorrt_rtx", rtx.__version__, (89,)),
         folder=folder,
@@ -74,16 +85,8 @@ def test_queries_keys_and_values_of_windows_are_multiplied_in_int8(tmp_path):
     names = symmetric_tensors(plain, plan, element="int8")
     ranges = dict.fromkeys(names, Range(low=-3, high=3))
     graph = lower_symmetric(plain, plan, ranges, element="int8")
-    inputs = tensors_from_values(graph.graph.input)
-    job = EngineJob(
-        stage="image",
-        graph=save(graph, tmp_path / "image.onnx")[0],
-        shapes=tuple(shape_range(tensor, {}) for tensor in inputs),
-        precision="fp16",
-        phrases=1,
-        key=device_key("tensorrt_rtx", rtx.__version__, (89,)),
-        folder=tmp_path,
-    )
+    file, *_ = save(graph, tmp_path / "image.onnx")
+    job = _job_of(file, tensors_from_values(graph.graph.input), tmp_path)
     shares = {share.precision: share.nodes for share in build_engine(job, lambda: None).shares}
     assert shares == {"int8": 4, "fp16": 2}
 
